@@ -1,0 +1,1 @@
+"""From the corpora as they were released to ArrayRecord to batches. No JAX here: workers stay light."""
