@@ -1,1 +1,1 @@
-"""Synthetic corpora in the releases' own forms, drawn from known parameters so that the right answer is known."""
+"""Synthetic corpora in the releases' own forms, drawn from known parameters so that the answer is known."""

@@ -1,0 +1,170 @@
+"""The face network: a trunk, densely connected layers, a 128-d embedding, and linear heads on it."""
+
+from dataclasses import dataclass, field
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, UInt8
+
+from avemo.labels import DIMENSIONS, EXPRESSIONS
+from avemo.models.inception_resnet import InceptionResNetConfig, InceptionResNetTrunk
+from avemo.models.layers import ConvNorm, DType, batch_norm
+from avemo.models.students import StudentConfig, StudentTrunk
+
+NORM_EPSILON = 1e-12
+"""Keeps the gradient of the triplet embedding finite where its squared length is zero."""
+
+
+@dataclass(frozen=True)
+class FaceConfig:
+    """Size of a face network; the defaults are the paper's teacher.
+
+    Attributes:
+        image_size: Height and width of the face crop in pixels.
+        trunk: The convolutional trunk.
+        reduced_channels: Channels of the 1×1 convolution that follows the trunk.
+        dense_layers: Number of densely connected layers.
+        growth: Channels that each densely connected layer adds.
+        embedding_size: Size of the embedding on which every head stands.
+        triplet_size: Size of the unit vectors that Google FEC's triplets are judged by.
+        dtype: Compute dtype; parameters, batch statistics and all outputs but the maps stay float32.
+    """
+
+    image_size: int = 140
+    trunk: InceptionResNetConfig | StudentConfig = field(default_factory=InceptionResNetConfig)
+    reduced_channels: int = 512
+    dense_layers: int = 5
+    growth: int = 64
+    embedding_size: int = 128
+    triplet_size: int = 32
+    dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("reduced_channels", "growth", "embedding_size", "triplet_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.dense_layers < 0:
+            raise ValueError(f"dense_layers is {self.dense_layers}; it can't be negative")
+        if self.trunk.map_size(self.image_size) < 1:
+            raise ValueError(
+                f"image_size {self.image_size} is too small: nothing is left of it after {self.trunk}"
+            )
+
+
+def normalise(images_BxHxWx3: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """FaceNet's fixed standardisation of RGB values 0 … 255: (x − 127.5) / 128, float32."""
+    return (images_BxHxWx3.astype(jnp.float32) - 127.5) / 128
+
+
+class DenseLayer(nn.Module):
+    """One layer of a DenseNet (Huang et al. 2017): BN-ReLU-1×1, BN-ReLU-3×3, appended to the input.
+
+    The bottleneck's 4·growth channels are DenseNet's and our choice: the paper's figure doesn't give them.
+
+    Attributes:
+        growth: Number of channels added.
+        dtype: Compute dtype.
+    """
+
+    growth: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W D"]:
+        """Map BxHxWxC to BxHxWx(C + growth)."""
+        new = nn.relu(batch_norm(train, self.dtype, name="bn_1")(maps_BxHxWxC))
+        new = nn.Conv(4 * self.growth, (1, 1), use_bias=False, dtype=self.dtype, name="conv_1")(new)
+        new = nn.relu(batch_norm(train, self.dtype, name="bn_2")(new))
+        new = nn.Conv(self.growth, (3, 3), use_bias=False, dtype=self.dtype, name="conv_2")(new)
+        return jnp.concatenate([maps_BxHxWxC, new], axis=-1)
+
+
+class FaceNetwork(nn.Module):
+    """Expression embedding and its heads (the paper's teacher; with another configuration, a student).
+
+    Attributes:
+        config: Size of the network.
+    """
+
+    config: FaceConfig
+
+    @nn.compact
+    def __call__(
+        self, images_BxHxWx3: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], train: bool
+    ) -> dict[str, Float[Array, "..."]]:
+        """Run the network and return what it computes on the way too, as distillation wants it.
+
+        Args:
+            images_BxHxWx3: RGB face crops with values 0 … 255, uint8 or float, of the configured size.
+            train: True lets batch normalisation use the batch (and update "batch_stats").
+
+        Returns:
+            Maps in the compute dtype, BxHxWxC: "trunk_map", "reduced_map", "dense_map", "embedding_map".
+            Float32: "embedding" BxD; "triplet" Bx32, unit vectors; "expression" Bx8, logits in the order of
+            `avemo.labels.EXPRESSIONS`; "valence_arousal" Bx2 within [-1, 1] (this head, with its tanh, is our
+            addition).
+
+        Raises:
+            ValueError: If the images aren't of the configured size.
+        """
+        config = self.config
+        if images_BxHxWx3.shape[1:] != (config.image_size, config.image_size, 3):
+            raise ValueError(
+                f"images have shape {images_BxHxWx3.shape}; expected (batch, {config.image_size}, "
+                f"{config.image_size}, 3)"
+            )
+        dtype = jnp.dtype(config.dtype)
+        images_BxHxWx3 = normalise(images_BxHxWx3).astype(dtype)
+
+        if isinstance(config.trunk, InceptionResNetConfig):
+            trunk_map = InceptionResNetTrunk(config.trunk, dtype, name="trunk")(images_BxHxWx3, train)
+        else:
+            trunk_map = StudentTrunk(config.trunk, dtype, name="trunk")(images_BxHxWx3, train)
+        reduced_map = ConvNorm(config.reduced_channels, dtype=dtype, name="reduce")(trunk_map, train)
+        dense_map = reduced_map
+        for i in range(config.dense_layers):
+            dense_map = DenseLayer(config.growth, dtype, name=f"dense_{i}")(dense_map, train)
+        embedding_map = ConvNorm(config.embedding_size, dtype=dtype, name="embed")(dense_map, train)
+        embedding_BxD = embedding_map.astype(jnp.float32).mean(axis=(1, 2))
+
+        triplet = nn.Dense(config.triplet_size, name="triplet")(embedding_BxD)
+        length_squared = jnp.sum(triplet**2, axis=-1, keepdims=True)
+        return {
+            "trunk_map": trunk_map,
+            "reduced_map": reduced_map,
+            "dense_map": dense_map,
+            "embedding_map": embedding_map,
+            "embedding": embedding_BxD,
+            "triplet": triplet * jax.lax.rsqrt(length_squared + NORM_EPSILON),
+            "expression": nn.Dense(len(EXPRESSIONS), name="expression")(embedding_BxD),
+            "valence_arousal": jnp.tanh(nn.Dense(len(DIMENSIONS), name="valence_arousal")(embedding_BxD)),
+        }
+
+
+def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> dict:
+    """Fresh "params" and "batch_stats" of a face network."""
+    size = network.config.image_size
+    return dict(network.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False))
+
+
+PAPER_TEACHER = FaceConfig()
+"""The paper's teacher. 15,555,626 parameters; one image takes 2.02 GFLOPs (two per multiply-add)."""
+
+PAPER_STUDENT = PAPER_TEACHER
+"""The paper distils the teacher into a network of its own architecture."""
+
+DEMO_TEACHER = FaceConfig(
+    image_size=48,
+    trunk=InceptionResNetConfig(width=0.1875, blocks=(1, 2), stem_pool=False),
+    reduced_channels=128,
+    dense_layers=3,
+    growth=16,
+)
+"""The teacher in small, for crops of 48 pixels and two CPU cores (our choice). PARAMS_T parameters, FLOPS_T
+MFLOPs."""
+
+DEMO_STUDENT = FaceConfig(
+    image_size=48, trunk=StudentConfig(widths=(8, 16, 24, 64)), reduced_channels=64, dense_layers=0
+)
+"""A small student for the demonstration (our choice). 83,778 parameters, 2.7 MFLOPs."""

@@ -1,0 +1,201 @@
+"""Model-level fusion of face and voice, and a recurrent network over time that predicts valence and arousal.
+
+The paper fuses deep features of both at the model level and follows them with a recurrent network; it
+doesn't give us the sizes, so everything below that outline is our choice.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
+from avemo.log_mel import LogMelConfig, log_mel
+from avemo.models.audio import STEPS_PER_FRAME, AudioConfig, AudioEncoder
+from avemo.models.layers import DType
+from avemo.models.recurrent import Carry, Recurrent, RecurrentConfig
+from avemo.models.recurrent import initial_carry as initial_recurrent_carry
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Size of the fusion network.
+
+    Attributes:
+        face_size: Size of the face embeddings.
+        log_mel: Spectrogram; four hops must make one frame.
+        audio: Audio network.
+        projection: Size to which each modality is projected.
+        recurrent: Recurrent network.
+        dropout: Probability of zeroing a projected feature or a recurrent output in training.
+        dtype: Compute dtype of the projections; spectrogram, recurrence and predictions are float32.
+    """
+
+    face_size: int = 128
+    log_mel: LogMelConfig = field(default_factory=LogMelConfig)
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    projection: int = 64
+    recurrent: RecurrentConfig = field(default_factory=RecurrentConfig)
+    dropout: float = 0.2
+    dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        if self.face_size < 1 or self.projection < 1:
+            raise ValueError(
+                f"face_size {self.face_size} and projection {self.projection} must be at least 1"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        if self.samples_per_frame * FRAME_RATE_HZ != self.log_mel.sample_rate_hz:
+            raise ValueError(
+                f"hop_s is {self.log_mel.hop_s} at {self.log_mel.sample_rate_hz} Hz; {STEPS_PER_FRAME} hops "
+                f"must make one frame of 1/{FRAME_RATE_HZ} s"
+            )
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Sound samples that belong to one frame."""
+        return STEPS_PER_FRAME * self.log_mel.hop_size
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of sound before a frame that its audio vector depends on, rounded up."""
+        samples = (
+            self.audio.context_steps * self.log_mel.hop_size
+            + self.log_mel.window_size
+            - self.log_mel.hop_size
+        )
+        return -(-samples // self.samples_per_frame)
+
+
+class FusionCarry(NamedTuple):
+    """What the network remembers between two chunks of a sequence.
+
+    Attributes:
+        recurrent: State of the recurrent network.
+        sound: The last samples heard, BxN, as far back as the audio network reaches.
+    """
+
+    recurrent: Carry
+    sound: Float[Array, "B N"]
+
+
+def initial_carry(config: FusionConfig, batch: int) -> FusionCarry:
+    """The carry before the first frame: a recurrent network at rest, and silence.
+
+    Args:
+        config: Size of the fusion network.
+        batch: Number of sequences, B.
+
+    Returns:
+        The carry.
+    """
+    return FusionCarry(
+        recurrent=initial_recurrent_carry(config.recurrent, batch),
+        sound=jnp.zeros((batch, config.context_frames * config.samples_per_frame)),
+    )
+
+
+class Modality(nn.Module):
+    """Projection of one modality, with a learned vector in place of frames where it is missing.
+
+    Attributes:
+        features: Size of the projection.
+        dtype: Compute dtype.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, frames_BxTxD: Float[Array, "B T D"], valid_BxT: Bool[Array, "B T"]
+    ) -> Float[Array, "B T features"]:
+        """Map BxTxD to BxTxF; frames that aren't valid influence nothing, not even by NaN."""
+        valid_BxTx1 = valid_BxT[..., None]
+        frames = nn.LayerNorm(dtype=self.dtype, name="norm")(jnp.where(valid_BxTx1, frames_BxTxD, 0))
+        frames = nn.relu(nn.Dense(self.features, dtype=self.dtype, name="project")(frames))
+        missing = self.param("missing", nn.initializers.normal(0.1), (self.features,), jnp.float32)
+        return jnp.where(valid_BxTx1, frames, missing.astype(self.dtype))
+
+
+class FusionNetwork(nn.Module):
+    """Face embeddings and sound to valence and arousal, frame by frame and causally.
+
+    A sequence may be given whole or in chunks: with the carry of the chunk before, the predictions are the
+    same, since the carry holds the sound that the audio network still remembers (before the first frame:
+    silence).
+
+    Attributes:
+        config: Size of the network.
+    """
+
+    config: FusionConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        face_BxTxD: Float[Array, "B T D"],
+        face_valid_BxT: Bool[Array, "B T"],
+        waveform_BxN: Float[Array, "B N"],
+        voice_valid_BxT: Bool[Array, "B T"],
+        train: bool,
+        carry: FusionCarry | None = None,
+    ) -> dict[str, Any]:
+        """Predict valence and arousal of T frames.
+
+        Args:
+            face_BxTxD: Face embeddings.
+            face_valid_BxT: False where no face was found.
+            waveform_BxN: Sound in [-1, 1] of the same frames, N = 640·T at 16 kHz.
+            voice_valid_BxT: False where there is no sound.
+            train: True switches dropout on (random stream "dropout").
+            carry: What the call on the frames before returned; None at the beginning of a sequence.
+
+        Returns:
+            "valence_arousal" BxTx2 in [-1, 1], float32; "audio" BxTxD, the audio network's vectors; "carry",
+            for the frames that follow.
+
+        Raises:
+            ValueError: If face embeddings or sound have another size than the configured one.
+        """
+        config = self.config
+        batch, frames, face_size = face_BxTxD.shape
+        if face_size != config.face_size:
+            raise ValueError(f"face embeddings have size {face_size}; expected {config.face_size}")
+        if waveform_BxN.shape[1] != frames * config.samples_per_frame:
+            raise ValueError(
+                f"{waveform_BxN.shape[1]} samples for {frames} frames; expected {config.samples_per_frame} "
+                "per frame"
+            )
+        if carry is None:
+            carry = initial_carry(config, batch)
+        dtype = jnp.dtype(config.dtype)
+
+        sound = jnp.concatenate([carry.sound, waveform_BxN], axis=1)
+        audio_BxTxD = AudioEncoder(config.audio, name="audio")(log_mel(sound, config.log_mel))
+        audio_BxTxD = audio_BxTxD[:, config.context_frames :]
+
+        face = Modality(config.projection, dtype, name="face")(face_BxTxD, face_valid_BxT)
+        voice = Modality(config.projection, dtype, name="voice")(audio_BxTxD, voice_valid_BxT)
+        fused = nn.Dropout(config.dropout, deterministic=not train)(jnp.concatenate([face, voice], axis=-1))
+        hidden, recurrent_carry = Recurrent(config.recurrent, name="recurrent")(fused, carry.recurrent)
+        hidden = nn.Dropout(config.dropout, deterministic=not train)(hidden)
+        return {
+            "valence_arousal": jnp.tanh(nn.Dense(len(DIMENSIONS), name="valence_arousal")(hidden)),
+            "audio": audio_BxTxD,
+            "carry": FusionCarry(recurrent_carry, sound[:, frames * config.samples_per_frame :]),
+        }
+
+
+DEMO_FUSION = FusionConfig()
+"""Small enough for two CPU cores (our choice). PARAMS_DF parameters."""
+
+PAPER_FUSION = FusionConfig(
+    audio=AudioConfig(channels=(32, 64), features=128, dilations=(1, 2, 4, 8)),
+    projection=128,
+    recurrent=RecurrentConfig(features=256, layers=2),
+)
+"""For RECOLA on an accelerator. The paper's sizes are not known to us: our choice. PARAMS_PF parameters."""

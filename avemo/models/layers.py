@@ -1,0 +1,72 @@
+"""Building blocks that several networks share."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DType = Literal["float32", "bfloat16"]
+"""Names of the compute dtypes that a configuration may ask for; parameters are always float32."""
+
+BATCH_NORM_MOMENTUM = 0.9
+"""Share of the running statistics kept at each step; facenet-pytorch's 0.1 in torch's way of counting."""
+
+BATCH_NORM_EPSILON = 1e-3
+"""Added to the variance, as in FaceNet's Inception-ResNet-v1."""
+
+
+def batch_norm(train: bool, dtype: jnp.dtype, name: str | None = None) -> nn.BatchNorm:
+    """Batch normalisation as every face network here uses it; its statistics are always float32.
+
+    Args:
+        train: True normalises by the batch and updates the running statistics, False uses those.
+        dtype: Compute dtype of the output.
+        name: Name of the submodule.
+
+    Returns:
+        The module, to be called inside a compact method. Under `jax.jit` its statistics are those of the
+        global batch, so no `axis_name` is needed.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=BATCH_NORM_MOMENTUM,
+        epsilon=BATCH_NORM_EPSILON,
+        dtype=dtype,
+        name=name,
+    )
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch normalisation and (unless switched off) ReLU.
+
+    Attributes:
+        features: Number of output channels.
+        kernel: Height and width of the kernel.
+        stride: Step in both directions.
+        padding: "VALID" (none) or "SAME".
+        relu: Whether a ReLU follows.
+        dtype: Compute dtype.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: Literal["VALID", "SAME"] = "VALID"
+    relu: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:
+        """Map BxHxWxC to BxhxwxF; `train` decides where batch normalisation takes its statistics from."""
+        maps_BxHxWxC = nn.Conv(
+            self.features,
+            self.kernel,
+            strides=self.stride,
+            padding=self.padding,
+            use_bias=False,
+            dtype=self.dtype,
+            name="conv",
+        )(maps_BxHxWxC)
+        maps_BxHxWxC = batch_norm(train, self.dtype, name="bn")(maps_BxHxWxC)
+        return nn.relu(maps_BxHxWxC) if self.relu else maps_BxHxWxC

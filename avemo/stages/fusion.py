@@ -1,0 +1,184 @@
+"""Stage 3: audio encoder, model-level fusion and recurrent core learn valence and arousal over time from RECOLA.
+
+The student's face embeddings are frozen (our choice: the paper does not say) and come ready-made with each recording.
+The sizes, window, delay and modality dropout are our choice as well.
+
+A batch holds windows of T frames: "face" (B, T, D) float32, "face_valid" (B, T) bool, "waveform" (B, 640·T) float32 at
+16 kHz, "voice_valid" (B, T) bool, "labels" (B, T, 2) float32 and "labels_valid" (B, T) bool, the labels already moved
+back by the annotation delay (`compensate_delay`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from avemo import losses, metrics
+from avemo.labels import FRAME_RATE_HZ, SAMPLES_PER_FRAME
+from avemo.models.fusion import DEMO_FUSION, PAPER_FUSION, FusionConfig, FusionNetwork
+from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, new_state, stream_key, update
+
+MODALITIES = {"fused": (True, True), "face": (True, False), "voice": (False, True)}
+"""Which of (face, voice) the network may use in each evaluation."""
+
+
+@dataclass(frozen=True)
+class FusionTraining:
+    """One training of the fusion network.
+
+    Attributes:
+        network: audio encoder, fusion and recurrent core.
+        optimizer: Adam's settings.
+        steps: number of updates.
+        batch_size: windows in a step, over all devices.
+        window_s: length of a training window, seconds.
+        annotation_delay_s: how far the raters lag the signal, seconds.
+        modality_dropout: probability that a training window loses its face, and the same for its voice, so that the
+            network can do with either; never both at once.
+    """
+
+    network: FusionConfig = PAPER_FUSION
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 5_000
+    batch_size: int = 32
+    window_s: float = 12.0
+    annotation_delay_s: float = 3.0
+    modality_dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size) < 1 or self.window_s * FRAME_RATE_HZ < 2:
+            raise ValueError("steps and batch_size must be positive, window_s at least two frames (0.08)")
+        if self.annotation_delay_s < 0 or not 0.0 <= self.modality_dropout <= 0.5:
+            raise ValueError("annotation_delay_s must not be negative, modality_dropout must lie in [0, 0.5]")
+
+    @property
+    def window_frames(self) -> int:
+        """Window length in 40 ms frames."""
+        return round(self.window_s * FRAME_RATE_HZ)
+
+    @property
+    def delay_frames(self) -> int:
+        """Annotation delay in 40 ms frames."""
+        return round(self.annotation_delay_s * FRAME_RATE_HZ)
+
+
+def compensate_delay(labels_TxD: np.ndarray, delay_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Move labels back in time: the label given at t + delay belongs to what was seen and heard at t.
+
+    The first `delay_frames` labels fall away; the last `delay_frames` inputs are left without a label.
+
+    Returns:
+        labels (T, D), zeros where there is none, and their mask (T,).
+    """
+    frames = labels_TxD.shape[0]
+    kept = max(frames - delay_frames, 0)
+    moved = np.zeros_like(labels_TxD)
+    moved[:kept] = labels_TxD[frames - kept :]
+    return moved, np.arange(frames) < kept
+
+
+def build(config: FusionTraining, seed: int) -> Stage:
+    """The stage's three functions."""
+    network = FusionNetwork(config.network)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    return Stage(
+        init=partial(init, network=network, optimizer=optimizer),
+        train_step=partial(train_step, network=network, optimizer=optimizer, config=config, seed=seed),
+        eval_step=partial(eval_step, network),
+    )
+
+
+def init(key: jax.Array, *, network: FusionNetwork, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return new_state(init_variables(network, key), optimizer)
+
+
+def init_variables(network: FusionNetwork, key: jax.Array) -> Any:
+    """Fresh variables; the length of the dummy input does not matter."""
+    frames = 4
+    face = jnp.zeros((1, frames, network.config.face_size))
+    waveform = jnp.zeros((1, frames * SAMPLES_PER_FRAME))
+    valid = jnp.ones((1, frames), bool)
+    return network.init(key, face, valid, waveform, valid, train=False)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    network: FusionNetwork,
+    optimizer: optax.GradientTransformation,
+    config: FusionTraining,
+    seed: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update from a batch of windows; the loss is 1 − CCC, averaged over valence and arousal."""
+    key = stream_key(seed, "modality_dropout", state.step)
+    kept_Bx2 = keep_modalities(key, batch["face"].shape[0], config.modality_dropout)
+
+    def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+        outputs = network.apply(
+            {"params": params},
+            batch["face"],
+            batch["face_valid"] & kept_Bx2[:, :1],
+            batch["waveform"],
+            batch["voice_valid"] & kept_Bx2[:, 1:],
+            train=True,
+            rngs={"dropout": stream_key(seed, "dropout", state.step)},
+        )
+        valence, arousal = (
+            losses.ccc_loss(
+                outputs["valence_arousal"][..., i], batch["labels"][..., i], batch["labels_valid"]
+            )
+            for i in range(2)
+        )
+        return (valence + arousal) / 2, {"valence": valence, "arousal": arousal}
+
+    (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    return update(state, gradients, state.batch_stats, optimizer), {"loss": loss} | terms
+
+
+def keep_modalities(key: jax.Array, batch: int, dropout: float) -> jax.Array:
+    """Per window, whether its face and its voice are kept: bool (B, 2), each lost with probability `dropout`."""
+    draw_Bx1 = jax.random.uniform(key, (batch, 1))
+    return jnp.concatenate([draw_Bx1 >= dropout, draw_Bx1 < 1.0 - dropout], axis=1)
+
+
+def predict(network: FusionNetwork, variables: Any, batch: Batch) -> dict[str, jax.Array]:
+    """Valence and arousal (B, T, 2) of whole recordings, for each entry of `MODALITIES`."""
+    return {
+        name: network.apply(
+            variables,
+            batch["face"],
+            batch["face_valid"] & face,
+            batch["waveform"],
+            batch["voice_valid"] & voice,
+            train=False,
+        )["valence_arousal"]
+        for name, (face, voice) in MODALITIES.items()
+    }
+
+
+def eval_step(network: FusionNetwork, variables: Any, batch: Batch) -> dict[str, metrics.Regression]:
+    """Mergeable metrics of whole, padded recordings, for each entry of `MODALITIES`."""
+    return score(predict(network, variables, batch), batch)
+
+
+def score(predictions: Mapping[str, jax.Array], batch: Batch) -> dict[str, metrics.Regression]:
+    """Mergeable metrics of predictions against the labels that exist."""
+    rows = lambda value: value.reshape(-1, *value.shape[2:])  # noqa: E731
+    return {
+        name: metrics.Regression.of(rows(value), rows(batch["labels"]), rows(batch["labels_valid"]))
+        for name, value in predictions.items()
+    }
+
+
+PAPER = FusionTraining()
+"""`avemo train fusion --preset paper`: RECOLA; minutes on one GPU. All sizes are our choice."""
+
+DEMO = FusionTraining(network=DEMO_FUSION, steps=400, batch_size=16, window_s=8.0, annotation_delay_s=2.0)
+"""`avemo train fusion --preset demo`: the synthetic RECOLA, about half a minute on two cores."""

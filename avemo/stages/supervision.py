@@ -1,0 +1,117 @@
+"""Learning a face network from labels: what the teacher does, and what a student does beside imitating it.
+
+A batch is `{"affectnet": …, "fec": …}`; a run without FEC has no "fec". Faces of both travel through the network in
+one forward pass, AffectNet's first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avemo import losses, metrics
+from avemo.augment import AugmentConfig, augment, centre_crop
+from avemo.training import Batch
+
+Outputs = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class SupervisionConfig:
+    """Weights of the label losses: L = L_FEC + alpha · (L_AffectNet + valence_arousal_weight · L_VA).
+
+    Attributes:
+        alpha: weight of AffectNet against FEC; 0.1 in the paper.
+        valence_arousal_weight: weight of the valence/arousal regression (our addition).
+        class_weighting: AffectNet's classes are far from balanced. "none" leaves them so; "inverse_frequency" weights
+            every class alike; "inverse_square_root" goes half the way (our choice; the paper does not say).
+    """
+
+    alpha: float = 0.1
+    valence_arousal_weight: float = 1.0
+    class_weighting: Literal["none", "inverse_frequency", "inverse_square_root"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0 or self.valence_arousal_weight < 0:
+            raise ValueError("supervision: alpha must be positive and valence_arousal_weight not negative")
+
+
+def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
+    """Loss weight of each class, float32 (K,), with mean 1 over the examples counted; 0 for an empty class."""
+    exponent = {"none": 0.0, "inverse_square_root": 0.5, "inverse_frequency": 1.0}[weighting]
+    counts = np.asarray(class_counts, np.float64)
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -exponent, 0.0)
+    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+
+
+def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfig) -> jax.Array:
+    """All faces of a training batch, augmented: AffectNet's B, then FEC's 3·B' in triplet order."""
+    images = batch["affectnet"]["image"]
+    if "fec" in batch:
+        triplets = batch["fec"]["image"]
+        images = jnp.concatenate([images, triplets.reshape(-1, *triplets.shape[2:])])
+    return augment(key, images, size, config)
+
+
+def split_outputs(outputs: Outputs, batch: Batch) -> tuple[Outputs, Outputs]:
+    """The outputs of the faces of `training_faces`: AffectNet's, and FEC's with a triplet axis (B', 3, …)."""
+    affectnet = batch["affectnet"]["image"].shape[0]
+    return (
+        {name: value[:affectnet] for name, value in outputs.items()},
+        {name: value[affectnet:].reshape(-1, 3, *value.shape[1:]) for name, value in outputs.items()},
+    )
+
+
+def label_losses(
+    outputs: Outputs, batch: Batch, class_weights_K: np.ndarray, config: SupervisionConfig
+) -> dict[str, jax.Array]:
+    """The losses against labels, scalars: "expression", "valence_arousal", "triplet" (with FEC) and their sum "labels".
+
+    Without FEC the sum has no alpha, which would only scale the whole.
+    """
+    affectnet, fec = split_outputs(outputs, batch)
+    labels = batch["affectnet"]
+    result = {
+        "expression": losses.classification_loss(
+            affectnet["expression"], labels["expression"], jnp.asarray(class_weights_K)
+        ).mean(),
+        "valence_arousal": losses.masked_mean(
+            losses.valence_arousal_loss(affectnet["valence_arousal"], labels["valence_arousal"]),
+            labels["valence_arousal_valid"],
+        ),
+    }
+    total = result["expression"] + config.valence_arousal_weight * result["valence_arousal"]
+    if "fec" in batch:
+        margin_B = jnp.asarray(losses.TRIPLET_MARGINS)[batch["fec"]["kind"]]
+        result["triplet"] = losses.triplet_loss(fec["triplet"], margin_B).mean()
+        total = result["triplet"] + config.alpha * total
+    return result | {"labels": total}
+
+
+def evaluate_affectnet(network: Any, variables: Any, batch: Batch) -> dict[str, Any]:
+    """Mergeable metrics of one AffectNet evaluation batch, and nothing from rows whose "valid" is False."""
+    outputs = network.apply(variables, centre_crop(batch["image"], network.config.image_size), train=False)
+    has_labels_B = batch["valid"] & batch["valence_arousal_valid"]
+    return metrics.expression_confusions(outputs["expression"], batch["expression"], batch["valid"]) | {
+        "valence_arousal": metrics.Regression.of(
+            outputs["valence_arousal"], batch["valence_arousal"], has_labels_B
+        )
+    }
+
+
+def evaluate_fec(network: Any, variables: Any, batch: Batch) -> dict[str, Any]:
+    """Mergeable triplet accuracy of one FEC evaluation batch."""
+    images = centre_crop(batch["image"], network.config.image_size)
+    outputs = network.apply(variables, images.reshape(-1, *images.shape[2:]), train=False)
+    embeddings_Bx3xD = outputs["triplet"].reshape(images.shape[0], 3, -1)
+    return {"triplet": metrics.TripletAccuracy.of(embeddings_Bx3xD, batch["kind"], batch["valid"])}
+
+
+def evaluate_faces(network: Any, variables: Any, batch: Batch) -> dict[str, Any]:
+    """Metrics of an evaluation batch that holds "affectnet" or "fec"."""
+    if "affectnet" in batch:
+        return evaluate_affectnet(network, variables, batch["affectnet"])
+    return evaluate_fec(network, variables, batch["fec"])

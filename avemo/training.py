@@ -1,0 +1,127 @@
+"""What every stage's training step shares: the state, the optimiser, and random streams.
+
+No key lives in the state: every random number follows from the seed, the name of its stream and the step, so that a
+resumed run draws exactly what an uninterrupted one would have drawn.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+Batch = Mapping[str, Any]
+"""A pytree of arrays whose first axis is the batch."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes; everything else is static.
+
+    Attributes:
+        step: number of updates done, int32 scalar.
+        params: float32 parameters.
+        batch_stats: float32 running statistics of BatchNorm (empty where a network has none).
+        opt_state: optax's state.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What a Linen module's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Stage(NamedTuple):
+    """An experiment as the training loop sees it: three pure functions.
+
+    Attributes:
+        init: key -> TrainState.
+        train_step: (state, batch, *frozen) -> (state, metrics), where metrics are float32 scalars and hold "loss".
+        eval_step: (variables, batch) -> a pytree of mergeable metrics (see `avemo.metrics`).
+        frozen: what the training step reads and never changes, such as a teacher's variables.
+    """
+
+    init: Callable[[jax.Array], TrainState]
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    eval_step: Callable[[Any, Batch], Any]
+    frozen: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with decoupled weight decay, linear warm-up and cosine decay to zero.
+
+    The paper says Adam; rate, schedule and decay are our choice.
+
+    Attributes:
+        learning_rate: peak rate.
+        weight_decay: decoupled decay of kernels (matrices and convolutions, not biases or norms).
+        warmup_steps: steps of linear rise from zero.
+        clip_norm: largest global norm of the gradient.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup_steps: int = 50
+    clip_norm: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.clip_norm <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ValueError(
+                f"optimizer: learning_rate and clip_norm must be positive, the rest not negative: {self}"
+            )
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser for a run of `steps` updates."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=min(config.warmup_steps, steps // 2),
+        decay_steps=steps,
+    )
+    is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel),
+    )
+
+
+def new_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first update, from a Linen module's `init`."""
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+    )
+
+
+def update(
+    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """One optimiser update."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    return TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+
+
+def stream_key(seed: int, stream: str, step: Int[Array, ""] | int = 0) -> Key[Array, ""]:
+    """The random key of a named stream at a step."""
+    stream_id = zlib.crc32(stream.encode()) & 0x7FFFFFFF
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stream_id), step)

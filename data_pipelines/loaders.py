@@ -1,0 +1,332 @@
+"""Grain loaders: prepared datasets in, batches of numpy arrays out.
+
+The iterators for training are endless, shuffled anew in every epoch, and can say and resume their position
+(`get_state`, `set_state`). The order depends on the seed alone, never on the number of threads. Hosts share a dataset by
+`shard_index` and `shard_count`: each takes every `shard_count`-th record, before shuffling. Evaluation goes once over
+everything, in order, and fills the last batch up with repetitions whose `valid` is False.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from avemo.labels import SAMPLES_PER_FRAME
+from data_pipelines.errors import DataError
+from data_pipelines.records import Records, open_split, prepared_folder, read_metadata
+
+_FEC_PARTS = ("fec/faces", "fec/triplets")
+
+
+def class_counts(data_dir: Path) -> tuple[int, ...]:
+    """Faces per expression class in AffectNet's training split, in the order of `avemo.labels.EXPRESSIONS`."""
+    return tuple(read_metadata(prepared_folder(data_dir, "affectnet"))["splits"]["train"]["classes"])
+
+
+def fingerprint(data_dir: Path, name: str) -> str:
+    """A digest (SHA-256, hexadecimal) of a prepared dataset's records.
+
+    Args:
+        data_dir: The folder of prepared datasets.
+        name: "affectnet", "fec" or "recola".
+
+    Returns:
+        The same text for the same records in the same order.
+
+    Raises:
+        DataError: The dataset isn't prepared.
+    """
+    if name != "fec":
+        return read_metadata(prepared_folder(data_dir, name))["fingerprint"]
+    parts = [read_metadata(prepared_folder(data_dir, part))["fingerprint"] for part in _FEC_PARTS]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def face_batches(
+    data_dir: Path,
+    *,
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """AffectNet's faces for training, without end.
+
+    Args:
+        data_dir: The folder of prepared datasets.
+        batch_size: Faces per batch (B), on this host.
+        seed: Determines the order.
+        split: "train" or "validation".
+        shard_index: Which part of the records this host takes.
+        shard_count: How many hosts share the records.
+        threads: Threads that read and decode.
+
+    Returns:
+        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B, "valence_arousal" float32 B×2
+        (zeros where missing), "valence_arousal_valid" bool B, "index" int64 B (position in the split).
+
+    Raises:
+        DataError: AffectNet isn't prepared, or this shard holds no record.
+    """
+    load = _face_loader(open_split(data_dir, "affectnet", split))
+    return _training_iterator(load, batch_size, seed, shard_index, shard_count, threads)
+
+
+def face_eval_batches(
+    data_dir: Path,
+    *,
+    batch_size: int,
+    split: str = "validation",
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
+) -> Iterator[dict[str, np.ndarray]]:
+    """AffectNet's faces once, in order: as `face_batches`, with "valid" bool B.
+
+    Every shard gives the same number of batches, all full; "valid" is True exactly once for every record.
+    """
+    load = _face_loader(open_split(data_dir, "affectnet", split))
+    return _evaluation_iterator(load, batch_size, shard_index, shard_count, threads)
+
+
+def triplet_batches(
+    data_dir: Path,
+    *,
+    batch_size: int,
+    seed: int,
+    split: str = "train",
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """FEC's triplets for training, without end.
+
+    Args:
+        data_dir: The folder of prepared datasets.
+        batch_size: Triplets per batch (B), on this host.
+        seed: Determines the order.
+        split: "train" or "test".
+        shard_index: Which part of the records this host takes.
+        shard_count: How many hosts share the records.
+        threads: Threads that read and decode.
+
+    Returns:
+        An iterator over dicts: "image" uint8 B×3×H×W×3 (RGB; the odd one out comes last), "kind" int32 B (position in
+        `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
+
+    Raises:
+        DataError: FEC isn't prepared, or this shard holds no record.
+    """
+    load = _triplet_loader(data_dir, split)
+    return _training_iterator(load, batch_size, seed, shard_index, shard_count, threads)
+
+
+def triplet_eval_batches(
+    data_dir: Path,
+    *,
+    batch_size: int,
+    split: str = "test",
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
+) -> Iterator[dict[str, np.ndarray]]:
+    """FEC's triplets once, in order: as `triplet_batches`, with "valid" bool B.
+
+    Every shard gives the same number of batches, all full; "valid" is True exactly once for every record.
+    """
+    load = _triplet_loader(data_dir, split)
+    return _evaluation_iterator(load, batch_size, shard_index, shard_count, threads)
+
+
+def recordings(data_dir: Path, split: str) -> Iterator[dict[str, Any]]:
+    """RECOLA's recordings, one at a time, decoded.
+
+    Args:
+        data_dir: The folder of prepared datasets.
+        split: "train", "dev" or "test".
+
+    Yields:
+        "name"; "frames" uint8 T×H×W×3 (RGB, black where no face was found); "face_valid" bool T; "waveform" float32,
+        640·T samples at 16 kHz in [-1, 1); "voice_valid" bool; "ratings" float32 T×R×2 and "gold_standard" float32
+        T×2, in the order of `avemo.labels.DIMENSIONS`.
+
+    Raises:
+        DataError: RECOLA isn't prepared, or has no such split.
+    """
+    records = open_split(data_dir, "recola", split)
+    return (_recording(records[index]) for index in range(len(records)))
+
+
+def window_batches(
+    recordings: Sequence[Mapping[str, Any]],
+    *,
+    window_frames: int,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.DatasetIterator:
+    """Windows at random places of recordings that lie in memory, for training, without end.
+
+    In every epoch a recording of T frames gives ⌊T / window_frames⌋ windows, each starting anywhere in it.
+
+    Args:
+        recordings: Dicts of arrays whose first axis is time: T rows, or 640·T samples under the key "waveform".
+            Anything that is no array with such an axis is left out.
+        window_frames: Frames per window (W).
+        batch_size: Windows per batch (B), on this host.
+        seed: Determines order and places.
+        shard_index: Which part of the windows this host takes.
+        shard_count: How many hosts share them.
+
+    Returns:
+        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W).
+
+    Raises:
+        DataError: No recording is as long as a window.
+    """
+    arrays = [_timed_arrays(recording) for recording in recordings]
+    lengths = [_frame_count(recording) for recording in arrays]
+    places = [which for which, frames in enumerate(lengths) for _ in range(frames // window_frames)]
+    if not places[shard_index::shard_count]:
+        raise DataError(
+            f"no recording is as long as a window of {window_frames} frames (longest: {max(lengths, default=0)} frames), "
+            "or there are fewer windows than hosts; choose shorter windows"
+        )
+
+    def cut(which: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        start = int(rng.integers(lengths[which] - window_frames + 1))
+        return {
+            name: array[start * _rows_per_frame(name) : (start + window_frames) * _rows_per_frame(name)]
+            for name, array in arrays[which].items()
+        }
+
+    dataset = (
+        grain.MapDataset.source(places)
+        .seed(seed)[shard_index::shard_count]
+        .shuffle()
+        .repeat()
+        .random_map(cut)
+    )
+    # The arrays are in memory: threads would only contend for the interpreter.
+    return iter(
+        dataset.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    )
+
+
+class _Loader:
+    """A random-access source of decoded examples."""
+
+    def __init__(self, length: int, load: Callable[[int], dict[str, Any]]) -> None:
+        self._length = length
+        self._load = load
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._load(int(index))
+
+
+def _face_loader(records: Records) -> _Loader:
+    def load(index: int) -> dict[str, Any]:
+        record = records[index]
+        return {
+            "image": _decode(record["image"][0]),
+            "expression": np.int32(record["expression"][0]),
+            "valence_arousal": np.array(record["valence_arousal"], np.float32),
+            "valence_arousal_valid": np.bool_(record["valence_arousal_valid"][0]),
+            "index": np.int64(index),
+        }
+
+    return _Loader(len(records), load)
+
+
+def _triplet_loader(data_dir: Path, split: str) -> _Loader:
+    faces, triplets = (open_split(data_dir, name, split) for name in _FEC_PARTS)
+
+    def load(index: int) -> dict[str, Any]:
+        triplet = triplets[index]
+        return {
+            "image": np.stack([_decode(faces[face]["image"][0]) for face in triplet["faces"]]),
+            "kind": np.int32(triplet["kind"][0]),
+            "index": np.int64(index),
+        }
+
+    return _Loader(len(triplets), load)
+
+
+def _training_iterator(
+    source: _Loader, batch_size: int, seed: int, shard_index: int, shard_count: int, threads: int
+) -> grain.DatasetIterator:
+    if shard_index >= len(source):
+        raise DataError(f"{len(source)} records can't be shared among {shard_count} hosts; use fewer hosts")
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)[shard_index::shard_count]
+        .shuffle()
+        .repeat()
+        .batch(batch_size)
+    )
+    return iter(dataset.to_iter_dataset(_read_options(threads)))
+
+
+def _evaluation_iterator(
+    source: _Loader, batch_size: int, shard_index: int, shard_count: int, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    own = range(shard_index, len(source), shard_count)
+    batches = math.ceil(math.ceil(len(source) / shard_count) / batch_size)
+
+    def load(position: int) -> dict[str, Any]:
+        index = own[min(position, len(own) - 1)] if own else 0
+        return {**source[index], "valid": np.bool_(position < len(own))}
+
+    dataset = grain.MapDataset.range(batches * batch_size).map(load).batch(batch_size)
+    return iter(dataset.to_iter_dataset(_read_options(threads)))
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    # The buffer counts batches, since batching comes before reading ahead.
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+def _recording(record: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    frames = np.stack([_decode(image) for image in record["frames"]])
+    count = len(frames)
+    ratings = np.frombuffer(record["ratings"][0], np.float32)
+    return {
+        "name": record["name"][0].decode(),
+        "frames": frames,
+        "face_valid": np.frombuffer(record["face_valid"][0], np.bool_),
+        "waveform": np.frombuffer(record["waveform"][0], np.int16).astype(np.float32) / 32768,
+        "voice_valid": bool(record["voice_valid"][0]),
+        "ratings": ratings.reshape(count, -1, 2),
+        "gold_standard": np.frombuffer(record["gold_standard"][0], np.float32).reshape(count, 2),
+    }
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB))
+
+
+def _timed_arrays(recording: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in recording.items() if isinstance(value, np.ndarray) and value.ndim}
+
+
+def _frame_count(arrays: Mapping[str, np.ndarray]) -> int:
+    """The number of frames that a recording's arrays agree on."""
+    counts = {name: len(array) / _rows_per_frame(name) for name, array in arrays.items()}
+    if len(set(counts.values())) != 1:
+        raise DataError(f"a recording's arrays differ in their number of frames: {counts}")
+    return int(next(iter(counts.values())))
+
+
+def _rows_per_frame(name: str) -> int:
+    return SAMPLES_PER_FRAME if name == "waveform" else 1

@@ -1,0 +1,95 @@
+"""Prepared datasets on disk: where they lie, what their metadata says, and their records by position.
+
+Records are parsed here rather than by TFDS: its own parser is slower and can't return a sequence of images without
+TensorFlow.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.proto import tf_example_pb2
+
+from data_pipelines.errors import DataError
+
+VERSION = "1.0.0"
+"""Version of the prepared form: it changes when records of the same release come out different."""
+
+
+class Records:
+    """A split as a random-access sequence of records: parsed, images still encoded.
+
+    A record is a dict of lists (of bytes, ints or floats) by feature name, as TFDS stores them. Open it with
+    `open_split`. Instances are cheap to pickle: files are opened on first use.
+    """
+
+    def __init__(self, files: Sequence[str], count: int) -> None:
+        self._source = ArrayRecordDataSource(list(files))
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
+        features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
+        return {
+            name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()
+        }
+
+
+def open_split(data_dir: Path, name: str, split: str) -> Records:
+    """Opens a split of a prepared dataset.
+
+    Args:
+        data_dir: The folder of prepared datasets, as given to the `prepare_…` functions.
+        name: "affectnet", "fec/faces", "fec/triplets" or "recola".
+        split: One of the dataset's splits.
+
+    Returns:
+        Its records.
+
+    Raises:
+        DataError: The dataset isn't prepared, or has no such split.
+    """
+    builder = tfds.builder_from_directory(prepared_folder(data_dir, name))
+    if split not in builder.info.splits:
+        raise DataError(
+            f"{builder.data_dir}: no split {split}; there are {', '.join(sorted(builder.info.splits))}"
+        )
+    info = builder.info.splits[split]
+    return Records([str(path) for path in info.filepaths], info.num_examples)
+
+
+def dataset_folder(data_dir: Path, name: str) -> Path:
+    """Where a dataset of that name lies, or will lie, among the prepared datasets."""
+    return data_dir / name / VERSION
+
+
+def prepared_folder(data_dir: Path, name: str) -> Path:
+    """As `dataset_folder`; raises DataError where nothing is prepared."""
+    folder = dataset_folder(data_dir, name)
+    if not (folder / "dataset_info.json").is_file():
+        corpus = name.split("/")[0]
+        raise DataError(f"{folder}: {corpus} is not prepared; make it with: avemo prepare {corpus}")
+    return folder
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Reads the metadata of a prepared dataset.
+
+    Args:
+        folder: The dataset's folder, see `prepared_folder`.
+
+    Returns:
+        "source", "preparation" (the settings), "splits" (counts, what was skipped) and "fingerprint".
+
+    Raises:
+        DataError: The folder holds no prepared dataset.
+    """
+    path = folder / "metadata.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no prepared dataset here; remove the folder and prepare again")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,200 @@
+"""`avemo evaluate`: score trained networks on the evaluation partitions and write `results.json`.
+
+Beside it `predictions.npz` keeps what the report draws: samples of faces, and traces of valence and arousal.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from avemo.augment import centre_crop
+from avemo.labels import EXPRESSIONS
+from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.models.fusion import FusionNetwork
+from avemo.metrics import Regression
+from avemo.stages import fusion, supervision
+from avemo.stages.fusion import FusionTraining
+from data_pipelines import loaders
+from launch.checkpoints import Checkpoints
+from launch.errors import LaunchError
+from launch.evaluation import (
+    EVAL_BATCH_SIZE,
+    Evaluator,
+    affectnet_results,
+    ccc_results,
+    fec_results,
+    fusion_batches,
+    swap_voices,
+)
+from launch.mesh import data_mesh, put_batch
+from launch.runs import command_line, package_versions, read_record, stage_config, write_json
+from launch.speed import measure_speed
+from launch.train import load_embedded, load_face_network
+
+RESULTS_FILE = "results.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score trained networks: AffectNet (validation), FEC (test) and RECOLA.
+
+    Attributes:
+        data: folder of the prepared corpora.
+        out: folder for results.json and report.html.
+        teacher: run of the teacher.
+        student: run of the student.
+        fusion: run of the fusion network; its own record names the face network it was trained over.
+        recola_split: the RECOLA partition that is scored.
+        truth: truth.json of synthetic corpora, whose ceilings are put beside the results.
+    """
+
+    data: Path
+    out: Path
+    teacher: Path | None = None
+    student: Path | None = None
+    fusion: Path | None = None
+    recola_split: str = "test"
+    truth: tuple[Path, ...] = ()
+
+    def __call__(self) -> None:
+        """Score, write results.json and predictions.npz."""
+        mesh = data_mesh()
+        results: dict[str, Any] = {"affectnet": {}, "fec": {}, "recola": {}, "ceiling": {}, "speed": {}}
+        arrays: dict[str, np.ndarray] = {}
+        runs = {name: run for name in ("teacher", "student", "fusion") if (run := getattr(self, name))}
+        if not runs:
+            raise LaunchError("nothing to evaluate: give --teacher, --student or --fusion")
+        for name in ("teacher", "student"):
+            if name in runs:
+                evaluate_face_network(name, runs[name], self.data, mesh, results, arrays)
+        if "fusion" in runs:
+            evaluate_fusion(runs["fusion"], self.data, self.recola_split, mesh, results, arrays)
+        for path in self.truth:
+            results["ceiling"] |= read_ceiling(path)
+        results["provenance"] = provenance(self.data, runs)
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(self.out / PREDICTIONS_FILE, **arrays)
+        write_json(self.out / RESULTS_FILE, results)
+        print(f"results: {self.out / RESULTS_FILE}")
+
+
+def evaluate_face_network(
+    name: str, run: Path, data: Path, mesh: Mesh, results: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """Add a teacher's or student's figures, its confusion matrix and its predictions on sample faces."""
+    config, variables = load_face_network(run, mesh)
+    network = FaceNetwork(config)
+    size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
+
+    def eval_step(variables: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+        return supervision.evaluate_faces(network, variables, batch)
+
+    evaluator = Evaluator(eval_step, mesh)
+    faces = tqdm(loaders.face_eval_batches(data, batch_size=size), desc=f"evaluate {name} on AffectNet", unit="batch")
+    metrics = evaluator(variables, ({"affectnet": batch} for batch in faces))
+    results["affectnet"][name] = affectnet_results(metrics)
+    arrays[f"{name}/confusion"] = metrics["confusion_8"].counts_KxK
+    if loaders.is_prepared(data, "fec"):
+        triplets = tqdm(loaders.triplet_eval_batches(data, batch_size=size), desc=f"evaluate {name} on FEC", unit="batch")
+        results["fec"][name] = fec_results(evaluator(variables, ({"fec": batch} for batch in triplets)))
+    results["speed"][name] = measure_speed(config, variables)
+    sample_predictions(name, config, variables, data, arrays)
+
+
+def sample_predictions(
+    name: str, config: FaceConfig, variables: Any, data: Path, arrays: dict[str, np.ndarray], per_class: int = 2
+) -> None:
+    """Add the first few validation faces of each class, with labels and the network's probabilities."""
+    kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {label: [] for label in range(len(EXPRESSIONS))}
+    for batch in loaders.face_eval_batches(data, batch_size=EVAL_BATCH_SIZE):
+        images = centre_crop(batch["image"], config.image_size)
+        for label, image, valid in zip(batch["expression"], images, batch["valid"], strict=True):
+            if valid and len(kept[label]) < per_class:
+                kept[label].append(image)
+        if all(len(images) == per_class for images in kept.values()):
+            break
+    samples = [(image, label) for label, images in kept.items() for image in images]
+    images = np.stack([image for image, _ in samples])
+    outputs = jax.jit(lambda v, x: FaceNetwork(config).apply(v, x, train=False))(variables, images)
+    arrays[f"{name}/sample_images"] = images
+    arrays[f"{name}/sample_labels"] = np.array([label for _, label in samples])
+    arrays[f"{name}/sample_probabilities"] = np.asarray(jax.nn.softmax(outputs["expression"]))
+
+
+def evaluate_fusion(
+    run: Path, data: Path, split: str, mesh: Mesh, results: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    """Add the CCC of the fused network, of either modality alone, and of the control with swapped voices.
+
+    "face" and "voice" are the same network with the other modality masked, not networks trained for one modality.
+    """
+    config = stage_config(run, "fusion", FusionTraining)
+    network = FusionNetwork(config.network)
+    face = Path(read_record(run).inputs["face"]["run"])
+    recordings = load_embedded(data, split, face, mesh)
+    like = jax.eval_shape(lambda: fusion.init_variables(network, jax.random.key(0)))
+    variables = Checkpoints(run).restore_variables(like, mesh)
+    predict = jax.jit(lambda variables, batch: fusion.predict(network, variables, batch))
+
+    def predictions_of(recordings: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        batches = tqdm(fusion_batches(recordings, config.delay_frames, mesh), desc="evaluate fusion", unit="batch")
+        parts = [jax.device_get(predict(variables, put_batch(mesh, batch))) for batch in batches]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(recordings)], *parts)
+
+    predictions = predictions_of(recordings)
+    predictions["voice_swapped"] = predictions_of(swap_voices(recordings))["fused"]
+    labels = [fusion.compensate_delay(recording["gold_standard"], config.delay_frames) for recording in recordings]
+    for name, values in predictions.items():
+        per_recording = [
+            Regression.of(value[: len(label)], label, valid)
+            for value, (label, valid) in zip(values, labels, strict=True)
+        ]
+        results["recola"][name] = ccc_results(per_recording)
+    results["recola"]["protocol"] = {
+        "split": split,
+        "recordings": [str(recording["name"]) for recording in recordings],
+        "gold_standard": loaders.metadata(data, "recola")["config"]["gold_standard"],
+        "partition": loaders.metadata(data, "recola")["config"]["partition"],
+        "annotation_delay_s": config.annotation_delay_s,
+        "post_processing": "none",
+    }
+    for i, recording in enumerate(recordings):
+        label, valid = labels[i]
+        arrays[f"recola/{recording['name']}/gold_standard"] = label[valid]
+        for name, values in predictions.items():
+            arrays[f"recola/{recording['name']}/{name}"] = values[i, : len(label)][valid]
+
+
+def read_ceiling(path: Path) -> dict[str, Any]:
+    """The figures that a perfect model would reach on a synthetic corpus, under the corpus' name."""
+    try:
+        truth = json.loads(path.read_text())
+        return {truth["corpus"]: truth["ceiling"]}
+    except (OSError, ValueError, KeyError) as error:
+        raise LaunchError(f"{path} is no truth.json of a synthetic corpus: {error}") from error
+
+
+def provenance(data: Path, runs: Mapping[str, Path]) -> dict[str, Any]:
+    """All that is needed to repeat the evaluation and the trainings it rests on."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": command_line(),
+        "versions": package_versions(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "data": {
+            name: {"fingerprint": loaders.fingerprint(data, name), **loaders.metadata(data, name)["config"]}
+            for name in ("affectnet", "fec", "recola")
+            if loaders.is_prepared(data, name)
+        },
+        "runs": {name: asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()},
+    }

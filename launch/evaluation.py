@@ -1,0 +1,131 @@
+"""Compiled evaluation: every record counts once, on any number of devices, and what comes out has the field's names."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
+from avemo.metrics import Regression, merge
+from avemo.stages import fusion
+from launch.mesh import put_batch
+
+EVAL_BATCH_SIZE = 128
+"""Faces in an evaluation batch; it has no influence on the result."""
+
+
+class Evaluator:
+    """A stage's evaluation step, compiled once per shape of batch, and the sum over batches."""
+
+    def __init__(self, eval_step: Callable[[Any, Any], Any], mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.first = jax.jit(eval_step)
+        self.more = jax.jit(lambda total, variables, batch: merge(total, eval_step(variables, batch)))
+
+    def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Any:
+        """Metrics over all batches, on the host. Batches have one shape; the last one is padded and masked."""
+        total = None
+        for batch in batches:
+            on_device = put_batch(self.mesh, batch)
+            total = (
+                self.first(variables, on_device)
+                if total is None
+                else self.more(total, variables, on_device)
+            )
+        return jax.device_get(total)
+
+
+def affectnet_results(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the AffectNet protocol; valence and arousal only where the corpus has them."""
+    results = {
+        "accuracy_8": metrics["confusion_8"].accuracy(),
+        "accuracy_7": metrics["confusion_7"].accuracy(),
+        "macro_f1_8": metrics["confusion_8"].macro_f1(),
+        "macro_f1_7": metrics["confusion_7"].macro_f1(),
+    }
+    return results | regression_results(metrics["valence_arousal"])
+
+
+def regression_results(regression: Regression) -> dict[str, float]:
+    """RMSE, Pearson, CCC and SAGR of valence and arousal, e.g. "ccc_valence"; empty where nothing was scored."""
+    if regression.count == 0:
+        return {}
+    return {
+        f"{name}_{dimension}": float(values[i])
+        for name, values in (
+            ("rmse", regression.rmse()),
+            ("pearson", regression.pearson()),
+            ("ccc", regression.ccc()),
+            ("sagr", regression.sagr()),
+        )
+        for i, dimension in enumerate(DIMENSIONS)
+    }
+
+
+def fec_results(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Triplet accuracy, overall and per type."""
+    triplet = metrics["triplet"]
+    return {"triplet_accuracy": triplet.accuracy()} | {
+        f"triplet_accuracy_{kind.removesuffix('_TRIPLET').lower()}": value
+        for kind, value in triplet.accuracy_by_kind().items()
+    }
+
+
+def fusion_batches(
+    recordings: Sequence[Mapping[str, Any]], delay_frames: int, mesh: Mesh
+) -> list[dict[str, np.ndarray]]:
+    """Whole recordings, padded to the longest, as many to a batch as there are devices; padding has no labels."""
+    frames = max(recording["face"].shape[0] for recording in recordings)
+    padded = [_padded(delayed(recording, delay_frames), frames) for recording in recordings]
+    nothing = jax.tree.map(np.zeros_like, padded[0])
+    padded += [nothing] * (-len(padded) % mesh.size)
+    return [
+        jax.tree.map(lambda *leaves: np.stack(leaves), *padded[i : i + mesh.size])
+        for i in range(0, len(padded), mesh.size)
+    ]
+
+
+def delayed(recording: Mapping[str, Any], delay_frames: int) -> dict[str, np.ndarray]:
+    """A recording's arrays as the fusion stage wants them, its labels moved back by the annotation delay."""
+    labels, valid = fusion.compensate_delay(recording["gold_standard"], delay_frames)
+    return {
+        "face": recording["face"],
+        "face_valid": recording["face_valid"],
+        "waveform": recording["waveform"],
+        "voice_valid": np.full(len(labels), recording["voice_valid"]),
+        "labels": labels,
+        "labels_valid": valid,
+    }
+
+
+def swap_voices(recordings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give each recording the sound of the next one, cut or padded to its own length (a control)."""
+    swapped = []
+    for i, recording in enumerate(recordings):
+        other = recordings[(i + 1) % len(recordings)]
+        samples = len(recording["waveform"])
+        waveform = np.resize(other["waveform"], samples)
+        swapped.append({**recording, "waveform": waveform, "voice_valid": other["voice_valid"]})
+    return swapped
+
+
+def ccc_results(per_recording: Sequence[Regression]) -> dict[str, dict[str, float]]:
+    """CCC of valence and of arousal, pooled in both ways in use: all files concatenated, and the mean over files."""
+    total = per_recording[0]
+    for regression in per_recording[1:]:
+        total = merge(total, regression)
+    per_file = np.mean([regression.ccc() for regression in per_recording], axis=0)
+    return {
+        dimension: {"ccc_concatenated": float(total.ccc()[i]), "ccc_per_file": float(per_file[i])}
+        for i, dimension in enumerate(DIMENSIONS)
+    }
+
+
+def _padded(recording: Mapping[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
+    lengths = {name: frames * (SAMPLES_PER_FRAME if name == "waveform" else 1) for name in recording}
+    return {
+        name: np.concatenate([value, np.zeros((lengths[name] - len(value), *value.shape[1:]), value.dtype)])
+        for name, value in recording.items()
+    }

@@ -1,0 +1,241 @@
+"""The one training loop. It owns devices, checkpoints and logs; the stage owns all the mathematics."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from avemo.training import Stage, TrainState, stream_key
+from launch.checkpoints import Checkpoints
+from launch.errors import LaunchError
+from launch.mesh import put_batch, replicated, split_batch
+from launch.runs import METRICS_FILE, RUN_FILE, RunRecord, first_difference, read_record, write_json
+
+METRICS_DELAY = 2
+"""Metrics are read this many steps late, so that reading them never makes the device wait for the host."""
+
+
+class Batches(Protocol):
+    """An endless iterator over batches whose position can be saved, as Grain's are."""
+
+    def __next__(self) -> Mapping[str, Any]:
+        """The next batch, a pytree of numpy arrays."""
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, as JSON can hold it."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+
+
+class Together:
+    """Several iterators as one: each batch holds one batch of each, by name."""
+
+    def __init__(self, parts: Mapping[str, Batches]) -> None:
+        self.parts = parts
+
+    def __next__(self) -> dict[str, Any]:
+        return {name: next(part) for name, part in self.parts.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        """The positions of all."""
+        return {name: part.get_state() for name, part in self.parts.items()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Move all to their positions."""
+        for name, part in self.parts.items():
+            part.set_state(state[name])
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """How often the loop does what is not training.
+
+    Attributes:
+        log_every: steps between lines in metrics.jsonl.
+        evaluate_every: steps between evaluations; the last step is always evaluated.
+        checkpoint_every: steps between checkpoints; the last step is always saved.
+    """
+
+    log_every: int = 20
+    evaluate_every: int = 1_000
+    checkpoint_every: int = 1_000
+
+    def __post_init__(self) -> None:
+        if min(asdict(self).values()) < 1:
+            raise ValueError("log_every, evaluate_every and checkpoint_every must be positive")
+
+
+def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
+    """Open a run's folder, or go on with one that asks for the very same thing.
+
+    Returns:
+        Whether any of its steps is left to do.
+
+    Raises:
+        LaunchError: the folder holds a run and `resume` was not given, or a run of another configuration.
+    """
+    if not (run / RUN_FILE).exists():
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / RUN_FILE, asdict(record))
+        return True
+    if not resume:
+        raise LaunchError(f"{run} holds a run already: add --resume to go on with it, or choose another --out")
+    earlier = read_record(run)
+    if (difference := first_difference(record.what(), earlier.what())) is not None:
+        raise LaunchError(f"{run} can't be resumed: it was started with another {difference}")
+    if Checkpoints(run).latest_step() == steps:
+        print(f"reused: {run} (all {steps} steps are done)")
+        return False
+    return True
+
+
+def train(
+    *,
+    name: str,
+    run: Path,
+    stage: Stage,
+    batches: Batches,
+    steps: int,
+    examples_per_step: int,
+    seed: int,
+    mesh: Mesh,
+    rhythm: Rhythm,
+    evaluate: Callable[[Any], dict[str, float]],
+) -> TrainState:
+    """Train to the last step, going on from the newest checkpoint if there is one.
+
+    Args:
+        name: what the progress bar says.
+        run: the run's folder, see `start_run`.
+        stage: the three functions of the experiment.
+        batches: batches of this host, from the beginning of the data.
+        steps: updates in all.
+        examples_per_step: for the rate in the progress bar.
+        seed: seeds the initial parameters.
+        mesh: the devices.
+        rhythm: when to log, evaluate and save.
+        evaluate: variables -> figures, logged with the step.
+
+    Raises:
+        LaunchError: the loss is not finite; the message names step and records.
+    """
+    everywhere = replicated(mesh)
+    state = jax.jit(lambda: stage.init(stream_key(seed, "init")), out_shardings=everywhere)()
+    frozen = jax.device_put(stage.frozen, everywhere)
+    train_step = jax.jit(
+        stage.train_step,
+        donate_argnums=0,
+        in_shardings=(everywhere, split_batch(mesh), *(everywhere for _ in frozen)),
+        out_shardings=everywhere,
+    )
+    checkpoints = Checkpoints(run)
+    first_step = checkpoints.latest_step() or 0
+    if first_step:
+        state, position = checkpoints.restore(state, mesh)
+        batches.set_state(position)
+        tqdm.write(f"{name}: goes on from step {first_step} of {run}")
+    truncate_log(run / METRICS_FILE, first_step)
+
+    progress = tqdm(total=steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
+    with (run / METRICS_FILE).open("a") as log_file, progress:
+        log = Log(log_file, progress, rhythm.log_every, examples_per_step, run)
+        for step in range(first_step + 1, steps + 1):
+            batch = next(batches)
+            state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
+            log.add(step, metrics, batch)
+            if step % rhythm.evaluate_every == 0 or step == steps:
+                log.flush()
+                log.write(step, {f"eval/{key}": value for key, value in evaluate(state.variables).items()})
+                log.restart_clock()
+            if step % rhythm.checkpoint_every == 0 or step == steps:
+                log.flush()
+                checkpoints.save(step, state, batches.get_state())
+    checkpoints.close()
+    return state
+
+
+class Log:
+    """Reads metrics a little late, checks that the loss is finite, and writes means over `every` steps."""
+
+    def __init__(self, file: TextIO, progress: tqdm, every: int, examples_per_step: int, run: Path) -> None:
+        self.file, self.progress, self.every, self.run = file, progress, every, run
+        self.examples_per_step = examples_per_step
+        self.pending: deque[tuple[int, dict[str, jax.Array], Mapping[str, Any]]] = deque()
+        self.recent: list[dict[str, float]] = []
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Count examples/s from now, so that evaluations and compilation don't spoil the rate."""
+        self.clock, self.clock_steps = time.perf_counter(), 0
+
+    def add(self, step: int, metrics: dict[str, jax.Array], batch: Mapping[str, Any]) -> None:
+        """Take the (unfinished) metrics of a step, and read those of an earlier one."""
+        self.pending.append((step, metrics, batch))
+        if len(self.pending) > METRICS_DELAY:
+            self._read()
+
+    def flush(self) -> None:
+        """Read all that is pending."""
+        while self.pending:
+            self._read()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl."""
+        self.file.write(json.dumps({"step": step} | values) + "\n")
+        self.file.flush()
+
+    def _read(self) -> None:
+        step, metrics, batch = self.pending.popleft()
+        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]):
+            raise LaunchError(
+                f"the loss is {values['loss']} at step {step} ({self.run}); {describe_records(batch)}. "
+                "Lower --optimizer.learning-rate, or look at these records"
+            )
+        self.recent.append(values)
+        self.clock_steps += 1
+        rate = self.clock_steps * self.examples_per_step / (time.perf_counter() - self.clock)
+        self.progress.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} examples/s", refresh=False)
+        self.progress.update()
+        if step % self.every == 0:
+            means = {key: float(np.mean([row[key] for row in self.recent])) for key in values}
+            self.write(step, means | {"examples_per_s": rate})
+            self.recent.clear()
+        if self.clock_steps == 1:  # the first step after a start compiles
+            self.restart_clock()
+
+
+def describe_records(batch: Mapping[str, Any]) -> str:
+    """Which records a batch was made of, by their positions in the prepared data."""
+    leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
+    indices = {
+        jax.tree_util.keystr(path[:-1], simple=True) or "batch": np.asarray(leaf).ravel().tolist()
+        for path, leaf in leaves
+        if jax.tree_util.keystr(path[-1:], simple=True) == "index"
+    }
+    return "; ".join(f"{name} records {values}" for name, values in indices.items())
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drop lines after a step, and a half-written last one, so that a resumed run logs each step once."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            kept.append(line)
+    path.write_text("".join(f"{line}\n" for line in kept))

@@ -1,0 +1,84 @@
+"""`avemo prepare {affectnet,fec,recola}`: from a corpus as it was released to ArrayRecord."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import arg
+
+from data_pipelines import builders
+from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
+
+
+@dataclass(frozen=True)
+class ReleasedCorpus:
+    """Where a corpus is read and written.
+
+    Attributes:
+        source: folder of the corpus as it was released; it is only read.
+        out: folder of the prepared corpora; each lies in its own folder inside.
+    """
+
+    source: Path
+    out: Path
+
+
+@dataclass(frozen=True)
+class PrepareAffectNet(ReleasedCorpus):
+    """Cut AffectNet's faces out and write them as ArrayRecord.
+
+    Attributes:
+        config: how.
+    """
+
+    config: Annotated[AffectNetPreparation, arg(name="")] = AffectNetPreparation()
+
+    def __call__(self) -> None:
+        """Prepare and tell the counts."""
+        print_counts(builders.prepare_affectnet(self.source, self.out, self.config))
+
+
+@dataclass(frozen=True)
+class PrepareFec(ReleasedCorpus):
+    """Cut FEC's faces out of the photographs and write them and the triplets as ArrayRecord.
+
+    Attributes:
+        config: how.
+    """
+
+    config: Annotated[FecPreparation, arg(name="")] = FecPreparation()
+
+    def __call__(self) -> None:
+        """Prepare and tell the counts."""
+        for folder in builders.prepare_fec(self.source, self.out, self.config):
+            print_counts(folder)
+
+
+@dataclass(frozen=True)
+class PrepareRecola(ReleasedCorpus):
+    """Find and align faces, resample sound, make gold standards, and write RECOLA as ArrayRecord.
+
+    Attributes:
+        config: how.
+    """
+
+    config: Annotated[RecolaPreparation, arg(name="")] = RecolaPreparation()
+
+    def __call__(self) -> None:
+        """Prepare and tell the counts."""
+        print_counts(builders.prepare_recola(self.source, self.out, self.config))
+
+
+def print_counts(folder: Path) -> None:
+    """One line for each count of each split, and for each reason why something was skipped."""
+    table = Table(title=str(folder), title_justify="left", show_header=False)
+    for split, counts in builders.summarize(folder).items():
+        for name, value in counts.items():
+            if name == "skipped":
+                for reason, number in value.items():
+                    table.add_row(split, f"skipped: {reason}", str(number))
+            else:
+                table.add_row(split, name.replace("_", " "), str(value))
+    Console().print(table)

@@ -1,0 +1,516 @@
+"""`avemo report`: results as one self-contained HTML page, and as tables in the terminal.
+
+`tables` turns results into rows; page and terminal both show those. What was not evaluated is left out.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import rich
+import rich.box
+import rich.table
+import tyro
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from rich.text import Text
+
+from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
+from launch.errors import LaunchError
+from launch.runs import METRICS_FILE
+from launch.speed import THROUGHPUT_BATCH
+
+RESULTS_FILE = "results.json"
+PREDICTIONS_FILE = "predictions.npz"
+REPORT_FILE = "report.html"
+
+PERCENT, DECIMALS, TIMES = "{:.1%}", "{:.3f}", "{:,.1f}\N{MULTIPLICATION SIGN}"
+FACE_FIGURES = (
+    ("AffectNet accuracy, 8 classes", "affectnet", "accuracy_8", PERCENT),
+    ("AffectNet accuracy, 7 classes", "affectnet", "accuracy_7", PERCENT),
+    ("AffectNet macro F1, 8 classes", "affectnet", "macro_f1_8", DECIMALS),
+    ("AffectNet CCC of valence", "affectnet", "ccc_valence", DECIMALS),
+    ("AffectNet CCC of arousal", "affectnet", "ccc_arousal", DECIMALS),
+    ("FEC triplet accuracy", "fec", "triplet_accuracy", PERCENT),
+)
+"""Label, corpus, key and format of the figures in the first table."""
+
+MORE_FACE_FIGURES = (
+    ("AffectNet macro F1, 7 classes", "affectnet", "macro_f1_7", DECIMALS),
+    *(
+        (f"AffectNet {label} of {dimension}", "affectnet", f"{key}_{dimension}", form)
+        for key, label, form in (
+            ("rmse", "RMSE", DECIMALS),
+            ("pearson", "Pearson correlation", DECIMALS),
+            ("sagr", "sign agreement (SAGR)", PERCENT),
+        )
+        for dimension in DIMENSIONS
+    ),
+    ("FEC one-class triplets", "fec", "triplet_accuracy_one_class", PERCENT),
+    ("FEC two-class triplets", "fec", "triplet_accuracy_two_class", PERCENT),
+    ("FEC three-class triplets", "fec", "triplet_accuracy_three_class", PERCENT),
+)
+
+RECOLA_INPUTS = {
+    "fused": "fused",
+    "face": "face only",
+    "voice": "voice only",
+    "voice_swapped": "voice swapped",
+}
+POOLINGS = {"ccc_concatenated": "concatenated", "ccc_per_file": "per file"}
+
+SPEED_FIGURES = (
+    ("parameters", "parameters", 1e-6, "{:,.2f} M", False),
+    ("MFLOPs for one face", "flops", 1e-6, "{:,.1f}", False),
+    ("ms for one face", "ms_batch_1", 1.0, "{:,.1f}", False),
+    (f"faces/s in batches of {THROUGHPUT_BATCH}", "images_per_s", 1.0, "{:,.0f}", True),
+)
+"""Label, key, unit, format, and whether more is better."""
+
+CURVES = {
+    "Training loss": {"loss": "loss"},
+    "AffectNet, classes": {
+        "eval/accuracy_8": "accuracy, 8 classes",
+        "eval/accuracy_7": "accuracy, 7 classes",
+        "eval/macro_f1_8": "macro F1, 8 classes",
+    },
+    "AffectNet, CCC": {"eval/ccc_valence": "valence", "eval/ccc_arousal": "arousal"},
+    "FEC, triplet accuracy": {"eval/triplet_accuracy": "all triplets"},
+    "RECOLA dev, CCC of valence": {f"eval/{name}/ccc_valence": name for name in ("fused", "face", "voice")},
+    "RECOLA dev, CCC of arousal": {f"eval/{name}/ccc_arousal": name for name in ("fused", "face", "voice")},
+}
+"""Panels of the training curves: title, then key in metrics.jsonl and label of each line."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of an evaluation anew, and print its tables.
+
+    Attributes:
+        out: folder that `avemo evaluate` wrote.
+    """
+
+    out: tyro.conf.Positional[Path]
+
+    def __call__(self) -> None:
+        """Print the tables and write report.html."""
+        print_table(read_results(self.out))
+        print(f"report: {write_report(self.out)}")
+
+
+def write_report(out: Path) -> Path:
+    """Draw `out`/report.html from results.json, predictions.npz and the logs of the runs; return its path.
+
+    Raises:
+        LaunchError: there is no readable results.json.
+    """
+    results, predictions = read_results(out), read_predictions(out)
+    runs = results.get("provenance", {}).get("runs", {})
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string((files("launch") / "report.html").read_text(encoding="utf-8"))
+    page = template.render(
+        subject=subject(results),
+        headlines=headlines(results),
+        tables=tables(results),
+        more_face_figures=more_face_figures(results),
+        curves=training_curves(runs),
+        missing_logs=[
+            log for run in runs.values() if not (log := Path(run["path"]) / METRICS_FILE).is_file()
+        ],
+        classes=EXPRESSIONS,
+        confusions=confusions(predictions),
+        faces=sample_faces(predictions),
+        traces=recola_traces(predictions, results),
+        trace_styles=TRACE_STYLES,
+        protocol=results.get("recola", {}).get("protocol"),
+        synthetic=[CORPORA[name] for name in CORPORA if name in results.get("ceiling", {})],
+        faces_are_synthetic="affectnet" in results.get("ceiling", {}),
+        has={name: bool(results.get(name)) for name in ("affectnet", "fec", "recola")},
+        provenance=results.get("provenance", {}),
+        as_json=lambda value: json.dumps(value, indent=2),
+    )
+    path = out / REPORT_FILE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def print_table(results: Mapping[str, Any]) -> None:
+    """Print the summary tables in the terminal."""
+    for table in tables(results).values():
+        drawn = rich.table.Table(
+            title=Text(table.title), title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for i, column in enumerate(table.columns):
+            drawn.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
+        for row in table.rows:
+            drawn.add_row(*row)
+        rich.print(drawn)
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    """The content of `out`/results.json. Raises LaunchError where there is none or it can't be read."""
+    path = out / RESULTS_FILE
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise LaunchError(f"{out} has no {RESULTS_FILE}: make it with avemo evaluate --out {out}") from error
+    except ValueError as error:
+        raise LaunchError(f"{path} can't be read: {error}") from error
+
+
+def read_predictions(out: Path) -> dict[str, np.ndarray]:
+    """The arrays of `out`/predictions.npz; none where there is no such file."""
+    path = out / PREDICTIONS_FILE
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+# ---------------------------------------- results to rows ----------------------------------------
+
+CORPORA = {"affectnet": "AffectNet", "fec": "FEC", "recola": "RECOLA"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells ready to be shown; the first column names the rows."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> "Table":
+        """A table without the rows and columns that are empty."""
+        filled = [i for i in range(len(columns)) if any(cells[i] for cells in rows.values())]
+        return cls(
+            title,
+            ("", *(columns[i] for i in filled)),
+            tuple(
+                (label, *(cells[i] or "\N{EN DASH}" for i in filled))
+                for label, cells in rows.items()
+                if any(cells)
+            ),
+        )
+
+
+def tables(results: Mapping[str, Any]) -> dict[str, Table]:
+    """The summary of what was measured: on faces, over time, and of size and speed."""
+    summary = {
+        "faces": _face_table("Faces: AffectNet validation, FEC test", FACE_FIGURES, results),
+        "recola": recola_table(results),
+        "speed": speed_table(results),
+    }
+    return {name: table for name, table in summary.items() if table.rows}
+
+
+def more_face_figures(results: Mapping[str, Any]) -> Table:
+    """What the summary leaves out."""
+    return _face_table("More figures on faces", MORE_FACE_FIGURES, results)
+
+
+def recola_table(results: Mapping[str, Any]) -> Table:
+    """CCC of each input and of the ceilings, in both poolings."""
+    split = results.get("recola", {}).get("protocol", {}).get("split", "")
+    keys = [(dimension, pooling) for dimension in DIMENSIONS for pooling in POOLINGS]
+    rows = {
+        f"{prefix}{label}": [show(find(results, *path, name, *key), DECIMALS) for key in keys]
+        for prefix, path in (("", ("recola",)), ("ceiling: ", ("ceiling", "recola")))
+        for name, label in RECOLA_INPUTS.items()
+    }
+    columns = [f"{dimension}\n{POOLINGS[pooling]}" for dimension, pooling in keys]
+    return Table.of(f"Valence and arousal over time: CCC on RECOLA {split}".rstrip(), columns, rows)
+
+
+def speed_table(results: Mapping[str, Any]) -> Table:
+    """Size and speed of teacher and student, and how many times better the student does."""
+    rows = {}
+    for label, key, unit, form, more_is_better in SPEED_FIGURES:
+        teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
+        gain = student_gain(teacher, student, more_is_better)
+        rows[label] = [show(teacher, form, unit), show(student, form, unit), show(gain, TIMES)]
+    return Table.of("Size and speed of the face networks", ("teacher", "student", "student's gain"), rows)
+
+
+def student_gain(teacher: float | None, student: float | None, more_is_better: bool) -> float | None:
+    """How many times better the student is; None where either figure is missing."""
+    if not teacher or not student:
+        return None
+    return student / teacher if more_is_better else teacher / student
+
+
+def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """The few figures to remember: value, what it is, and what to hold it against."""
+    cards = []
+    for label, corpus, key, form in (FACE_FIGURES[0], FACE_FIGURES[-1]):
+        paths = {
+            "student": (corpus, "student"),
+            "teacher": (corpus, "teacher"),
+            "ceiling": ("ceiling", corpus),
+        }
+        values = {name: show(find(results, *path, key), form) for name, path in paths.items()}
+        if name := next((name for name in ("student", "teacher") if values[name]), None):
+            cards.append((values.pop(name), f"{label}, {name}", [f"{n} {v}" for n, v in values.items() if v]))
+    for dimension in DIMENSIONS:
+        path = ("recola", "fused", dimension, "ccc_concatenated")
+        value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
+        if value:
+            cards.append(
+                (value, f"RECOLA CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else [])
+            )
+    _, key, unit, form, more_is_better = SPEED_FIGURES[0]
+    teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
+    if gain := show(student_gain(teacher, student, more_is_better), TIMES):
+        against = [show(student, form, unit), f"teacher {show(teacher, form, unit)}"]
+        cards.append((gain, "fewer parameters in the student", against))
+    return cards
+
+
+def subject(results: Mapping[str, Any]) -> str:
+    """One sentence saying what was evaluated."""
+    names = [name for name in ("teacher", "student") if name in results.get("affectnet", {})]
+    corpora = [
+        f"{CORPORA[key]} ({split})"
+        for key, split in (("affectnet", "validation"), ("fec", "test"))
+        if results.get(key)
+    ]
+    parts = [f"{' and '.join(names)} on {' and '.join(corpora)}"] if names else []
+    if protocol := results.get("recola", {}).get("protocol"):
+        count = len(protocol["recordings"])
+        recordings = "1 recording" if count == 1 else f"{count} recordings"
+        parts.append(f"the fusion of face and voice on {recordings} of RECOLA ({protocol['split']})")
+    sentence = "; ".join(parts) or "nothing"
+    return sentence[0].upper() + sentence[1:]
+
+
+def show(value: float | None, form: str, unit: float = 1.0) -> str:
+    """A figure as text; nothing where there is no figure."""
+    return (
+        ""
+        if value is None or math.isnan(value)
+        else form.format(value * unit).replace("%", "\N{NARROW NO-BREAK SPACE}%")
+    )
+
+
+def find(results: Mapping[str, Any], *path: str) -> Any:
+    """What lies at a path of nested mappings, or None."""
+    found: Any = results
+    for key in path:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _face_table(
+    title: str, figures: Iterable[tuple[str, str, str, str]], results: Mapping[str, Any]
+) -> Table:
+    rows = {
+        label: [
+            show(find(results, corpus, "teacher", key), form),
+            show(find(results, corpus, "student", key), form),
+            show(find(results, "ceiling", corpus, key), form),
+        ]
+        for label, corpus, key, form in figures
+    }
+    return Table.of(title, ("teacher", "student", "ceiling"), rows)
+
+
+# ------------------------------------ predictions to pictures ------------------------------------
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a line looks: colour as drawn, what the page puts in its place, dashes, width in points, layer."""
+
+    colour: str
+    css: str
+    dashes: tuple[float, ...] = ()
+    width: float = 1.3
+    layer: int = 3
+
+
+TEXT = Style("#010203", "currentColor")
+RULE = Style("#040506", "var(--rule)", width=0.7)
+GOLD_STANDARD = Style("#070809", "var(--gold-standard)", width=2.8, layer=2)
+LINES = (
+    Style("#0072b2", "var(--blue)", width=1.5, layer=4),
+    Style("#d55e00", "var(--vermilion)", (4.0, 2.0)),
+    Style("#009e73", "var(--green)", (1.2, 1.4)),
+)
+"""Hues of Okabe & Ito that all readers tell apart; the dashes tell them apart in grey as well."""
+TRACE_STYLES = {"gold_standard": GOLD_STANDARD, **dict(zip(("fused", "face", "voice"), LINES, strict=True))}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart."""
+
+    label: str
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    style: Style
+
+
+def training_curves(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """For each run that has a log, its charts: title, lines (for the key) and drawing."""
+    curves = {}
+    for name, run in runs.items():
+        log = read_log(Path(run["path"]) / METRICS_FILE)
+        charts = []
+        for title, keys in CURVES.items():
+            lines = [
+                Line(
+                    label,
+                    [row["step"] for row in log if key in row],
+                    [row[key] for row in log if key in row],
+                    style,
+                )
+                for (key, label), style in zip(keys.items(), LINES, strict=False)
+                if any(key in row for row in log)
+            ]
+            if lines:
+                drawing = draw([("", lines)], f"{name}: {title}", "step", inches=(2.8, 1.75))
+                charts.append({"title": title, "lines": lines, "drawing": drawing})
+        if charts:
+            curves[name] = charts
+    return curves
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl, but for a half-written last one; none where there is no such file."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise LaunchError(f"{path} can't be read: {error}") from error
+
+
+def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> dict[str, Markup]:
+    """For each recording, valence and arousal over time; all drawings have the same scale."""
+    recordings = results.get("recola", {}).get("protocol", {}).get("recordings", [])
+    recordings = [name for name in recordings if f"recola/{name}/gold_standard" in predictions]
+    drawn = [predictions[f"recola/{name}/{kind}"] for name in recordings for kind in TRACE_STYLES]
+    limit = min(1.0, 1.05 * max((np.abs(values).max() for values in drawn), default=1.0))
+    traces = {}
+    for name in recordings:
+        panels = []
+        for i, dimension in enumerate(DIMENSIONS):
+            lines = []
+            for kind, style in TRACE_STYLES.items():
+                values = predictions[f"recola/{name}/{kind}"][:, i]
+                lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style))
+            panels.append((dimension, lines))
+        traces[name] = draw(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)
+    return traces
+
+
+def draw(
+    panels: Sequence[tuple[str, Sequence[Line]]],
+    description: str,
+    x_label: str,
+    inches: tuple[float, float],
+    limit: float | None = None,
+) -> Markup:
+    """Charts above each other over one x axis, as an SVG element that takes font and colours from the page.
+
+    Args:
+        panels: label of the y axis, and lines, of each chart.
+        description: for readers who don't see it.
+        x_label: what x is, with its unit.
+        inches: width and height.
+        limit: y goes from -limit to limit; None fits the lines.
+    """
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": description, "path.simplify_threshold": 0.3}
+    with matplotlib.rc_context(settings | {"font.size": 8.5}):
+        figure = Figure(figsize=inches, layout="constrained")
+        axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for ax, (label, lines) in zip(axes, panels, strict=True):
+            for line in lines:
+                s = line.style
+                dashes = (0, s.dashes) if s.dashes else "solid"
+                marker = "o" if len(line.x) <= 20 else None
+                ax.plot(
+                    line.x, line.y, color=s.colour, ls=dashes, lw=s.width, marker=marker, ms=3, zorder=s.layer
+                )
+            ax.set_ylabel(label, color=TEXT.colour)
+            ax.grid(color=RULE.colour, linewidth=RULE.width)
+            ax.tick_params(length=0, labelcolor=TEXT.colour)
+            ax.spines[:].set_visible(False)
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.yaxis.set_major_locator(MaxNLocator(5))
+            ax.margins(x=0.01)
+            if limit:
+                ax.set_ylim(-limit, limit)
+        axes[-1].set_xlabel(x_label, color=TEXT.colour)
+        figure.align_ylabels()
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    return Markup(_for_the_page(file.getvalue(), description))  # noqa: S704 - what is not ours in it is escaped
+
+
+def _for_the_page(svg: str, description: str) -> str:
+    """The SVG element alone, scalable, to a tenth of a point, in the page's colours and font.
+
+    Ids of groups are taken out, for they would repeat on the page.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    for style in (TEXT, RULE, *TRACE_STYLES.values()):
+        svg = svg.replace(style.colour, style.css)
+    return svg
+
+
+def confusions(predictions: Mapping[str, np.ndarray]) -> dict[str, list[list[tuple[float, int]]]]:
+    """Student's and teacher's confusion: rows are labels, cells are the share of the row and the count."""
+    matrices = {}
+    for name in ("student", "teacher"):
+        if (counts := predictions.get(f"{name}/confusion")) is not None:
+            shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+            matrices[name] = [
+                [(float(share), int(count)) for share, count in zip(*row, strict=True)]
+                for row in zip(shares, counts, strict=True)
+            ]
+    return matrices
+
+
+def sample_faces(predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Sample faces with label and prediction: the student's, or the teacher's where there is no student."""
+    name = next((name for name in ("student", "teacher") if f"{name}/sample_images" in predictions), None)
+    if name is None:
+        return []
+    parts = (predictions[f"{name}/sample_{part}"] for part in ("images", "labels", "probabilities"))
+    return [
+        {
+            "png": png_base64(image),
+            "label": EXPRESSIONS[label],
+            "predicted": EXPRESSIONS[probabilities.argmax()],
+            "probability": show(probabilities.max(), "{:.0%}"),
+        }
+        for image, label, probabilities in zip(*parts, strict=True)
+    ]
+
+
+def png_base64(image_HxWx3: np.ndarray) -> str:
+    """An image, uint8 (H, W, 3) RGB, as PNG in base64."""
+    file = io.BytesIO()
+    Image.fromarray(image_HxWx3).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()

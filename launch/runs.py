@@ -1,0 +1,125 @@
+"""The folder of a training run: what was asked for (`run.json`), how it went (`metrics.jsonl`), and its checkpoints."""
+
+import hashlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from launch.errors import LaunchError
+
+Config = TypeVar("Config")
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+PACKAGES = ("avemo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "librosa")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that is needed to repeat a run.
+
+    Attributes:
+        stage: "teacher", "student" or "fusion".
+        preset: the preset that the configuration started from.
+        seed: root of all random numbers.
+        config: the resolved stage configuration, as plain data.
+        inputs: fingerprints of the prepared data, and paths of the runs this one builds on.
+        command: the command line.
+        versions: of the packages that matter.
+    """
+
+    stage: str
+    preset: str
+    seed: int
+    config: dict[str, Any]
+    inputs: dict[str, Any]
+    command: str
+    versions: dict[str, str]
+
+    @classmethod
+    def new(cls, stage: str, preset: str, seed: int, config: Any, inputs: dict[str, Any]) -> "RunRecord":
+        """The record of a run started now."""
+        return cls(stage, preset, seed, plain(config), inputs, command_line(), package_versions())
+
+    def what(self) -> dict[str, Any]:
+        """The part that decides the result; the rest may differ when a run is resumed."""
+        return {name: getattr(self, name) for name in ("stage", "seed", "config", "inputs")}
+
+
+def run_input(run: Path) -> dict[str, str]:
+    """How a run that another one builds on is named in its `inputs`: where it is, and a digest of what it was."""
+    what = json.dumps(read_record(run).what(), sort_keys=True)
+    return {"run": str(run), "fingerprint": hashlib.sha256(what.encode()).hexdigest()}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as the plain data that JSON gives back (tuples become lists)."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def command_line() -> str:
+    """The command as it was typed, with the program's short name."""
+    return " ".join(["avemo", *sys.argv[1:]])
+
+
+def package_versions() -> dict[str, str]:
+    """Python's version and those of the packages that results depend on."""
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def read_record(run: Path) -> RunRecord:
+    """The record of an earlier run. Raises LaunchError where there is none or it can't be read."""
+    path = run / RUN_FILE
+    if not path.is_file():
+        raise LaunchError(f"{run} is no training run: it has no {RUN_FILE}")
+    try:
+        return TypeAdapter(RunRecord).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise LaunchError(f"{path} can't be read: {_first(error)}") from error
+
+
+def stage_config(run: Path, stage: str, config_type: type[Config]) -> Config:
+    """The configuration of an earlier run of the given stage.
+
+    Raises:
+        LaunchError: the run is of another stage, or was written by a version whose configuration had other fields.
+    """
+    record = read_record(run)
+    if record.stage != stage:
+        raise LaunchError(f"{run} holds a {record.stage}, not a {stage}")
+    try:
+        config = TypeAdapter(config_type).validate_python(record.config)
+    except ValidationError as error:
+        raise LaunchError(f"{run / RUN_FILE} is no configuration of this version: {_first(error)}") from error
+    if (field := first_difference(plain(config), record.config)) is not None:
+        raise LaunchError(f"{run / RUN_FILE} is no configuration of this version: {field} is unknown or missing")
+    return config
+
+
+def first_difference(mine: Any, theirs: Any, where: str = "") -> str | None:
+    """The dotted name of the first place where two plain structures differ, or None where they are equal."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for key in mine.keys() | theirs.keys():
+            inner = first_difference(mine.get(key), theirs.get(key), f"{where}.{key}".lstrip("."))
+            if inner is not None:
+                return inner
+        return None
+    return None if mine == theirs else where or "the whole"
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -1,0 +1,55 @@
+"""Size and speed of a face network: parameters, floating-point operations, latency and throughput."""
+
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from avemo.models.face import FaceConfig, FaceNetwork, init_variables
+
+THROUGHPUT_BATCH = 64
+REPEATS = 30
+
+
+def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
+    """Measure the compiled network on one device, after warm-up; medians over repeats.
+
+    Returns:
+        "parameters"; "flops" of one face, as XLA counts them (a multiply-add is two); "ms_batch_1", milliseconds for
+        one face alone; "images_per_s" in batches of 64.
+    """
+    variables = jax.device_put(variables, jax.devices()[0])
+    network = FaceNetwork(config)
+
+    @jax.jit
+    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+        outputs = network.apply(variables, images, train=False)
+        return outputs["expression"], outputs["valence_arousal"], outputs["embedding"]
+
+    def seconds(batch: int) -> float:
+        images = np.zeros((batch, config.image_size, config.image_size, 3), np.uint8)
+        compiled = forward.lower(variables, images).compile()
+        on_device = jax.device_put(images, jax.devices()[0])
+        times = []
+        for _ in range(REPEATS + 3):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(variables, on_device))
+            times.append(time.perf_counter() - start)
+        return float(np.median(times[3:]))
+
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        "flops": count_flops(config),
+        "ms_batch_1": 1e3 * seconds(1),
+        "images_per_s": THROUGHPUT_BATCH / seconds(THROUGHPUT_BATCH),
+    }
+
+
+def count_flops(config: FaceConfig) -> float:
+    """Floating-point operations of one face through the whole network, as XLA counts them after compilation."""
+    network = FaceNetwork(config)
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.uint8)
+    variables = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
+    forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
+    return float(forward.lower(variables, images).compile().cost_analysis()["flops"])

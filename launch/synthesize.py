@@ -1,0 +1,64 @@
+"""`avemo synthesize {affectnet,fec,recola}`: synthetic corpora in the releases' own forms."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.synthetic import affectnet, fec, recola
+
+
+@dataclass(frozen=True)
+class SyntheticCorpus:
+    """What every synthetic corpus is told.
+
+    Attributes:
+        out: a new folder for the corpus.
+        seed: root of all random numbers; one seed gives one corpus.
+        preset: its size; "tiny" is for tests.
+    """
+
+    out: Path
+    seed: int = 0
+    preset: Literal["tiny", "demo"] = "demo"
+
+
+@dataclass(frozen=True)
+class SynthesizeAffectNet(SyntheticCorpus):
+    """Draw faces and labels in the form of AffectNet.
+
+    Attributes:
+        release: which of AffectNet's forms is written; both hold the same faces and labels.
+    """
+
+    release: Literal["2017", "2021"] = "2017"
+
+    def __call__(self) -> None:
+        """Write the corpus."""
+        config = replace(affectnet.PRESETS[self.preset], release=self.release)
+        affectnet.synthesize(self.out, config, self.seed)
+        announce(self.out)
+
+
+@dataclass(frozen=True)
+class SynthesizeFec(SyntheticCorpus):
+    """Draw photographs and triplets in the form of Google FEC."""
+
+    def __call__(self) -> None:
+        """Write the corpus."""
+        fec.synthesize(self.out, fec.PRESETS[self.preset], self.seed)
+        announce(self.out)
+
+
+@dataclass(frozen=True)
+class SynthesizeRecola(SyntheticCorpus):
+    """Draw films of talking faces with six raters' annotations in the form of RECOLA."""
+
+    def __call__(self) -> None:
+        """Write the corpus."""
+        recola.synthesize(self.out, recola.PRESETS[self.preset], self.seed)
+        announce(self.out)
+
+
+def announce(out: Path) -> None:
+    """Say where the corpus and its truth lie."""
+    print(f"synthetic corpus: {out} (what a perfect model would reach: {out / 'truth.json'})")

@@ -1,0 +1,240 @@
+"""`avemo train {teacher,student,fusion}`: put data, stage and loop together."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from jax.sharding import Mesh
+from tqdm import tqdm
+from tyro.conf import arg
+
+from avemo.models.face import FaceConfig, FaceNetwork, init_variables
+from avemo.stages import fusion, student, teacher
+from avemo.stages.fusion import FusionTraining
+from avemo.stages.student import Distillation
+from avemo.stages.supervision import class_weights
+from avemo.stages.teacher import TeacherTraining
+from avemo.training import Stage
+from data_pipelines import loaders
+from launch.checkpoints import Checkpoints
+from launch.embeddings import embed_recordings
+from launch.errors import LaunchError
+from launch.evaluation import (
+    EVAL_BATCH_SIZE,
+    Evaluator,
+    affectnet_results,
+    delayed,
+    fec_results,
+    fusion_batches,
+    regression_results,
+)
+from launch.loop import Rhythm, Together, start_run, train
+from launch.mesh import check_batch_size, data_mesh
+from launch.runs import RunRecord, read_record, run_input, stage_config
+
+Preset = Literal["demo", "small", "paper"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training is told.
+
+    Attributes:
+        data: folder of the prepared corpora (the --out of `avemo prepare`).
+        out: folder of this run: its configuration, metrics and checkpoints.
+        preset: where the settings below start from.
+        seed: root of all random numbers.
+        resume: go on with a run that was stopped.
+        rhythm: when to log, evaluate and save.
+    """
+
+    data: Path
+    out: Path
+    preset: Preset = "paper"
+    seed: int = 0
+    resume: bool = False
+    rhythm: Annotated[Rhythm, arg(name="")] = field(default_factory=Rhythm)
+
+
+@dataclass(frozen=True)
+class TrainTeacher(Run):
+    """Train the face teacher on AffectNet's labels and FEC's triplets.
+
+    Attributes:
+        config: the training itself.
+    """
+
+    config: Annotated[TeacherTraining, arg(name="")] = teacher.PAPER
+
+    def __call__(self) -> None:
+        """Train to the last step."""
+        config = self.config
+        record = RunRecord.new("teacher", self.preset, self.seed, config, face_inputs(self.data, config))
+        weights = class_weights(loaders.class_counts(self.data), config.supervision.class_weighting)
+        train_faces(self, record, config, teacher.build(config, weights, self.seed))
+
+
+@dataclass(frozen=True)
+class TrainStudent(Run):
+    """Distil a teacher into a student.
+
+    Attributes:
+        teacher: run of the teacher; another student's run serves for the second step of self-distillation.
+        config: the training itself.
+    """
+
+    teacher: Path = tyro.MISSING
+    config: Annotated[Distillation, arg(name="")] = student.PAPER
+
+    def __call__(self) -> None:
+        """Train to the last step."""
+        config = self.config
+        inputs = face_inputs(self.data, config) | {"teacher": run_input(self.teacher)}
+        record = RunRecord.new("student", self.preset, self.seed, config, inputs)
+        weights = class_weights(loaders.class_counts(self.data), config.supervision.class_weighting)
+        teacher_network, teacher_variables = load_face_network(self.teacher, data_mesh())
+        try:
+            stage = student.build(config, weights, self.seed, teacher_network, teacher_variables)
+        except ValueError as error:
+            raise LaunchError(f"{self.teacher} can't teach this student: {error}") from error
+        train_faces(self, record, config, stage)
+
+
+@dataclass(frozen=True)
+class TrainFusion(Run):
+    """Train audio encoder, fusion and recurrent core on RECOLA, over a frozen face network.
+
+    Attributes:
+        face: run of the student (or teacher) whose embeddings are used.
+        config: the training itself.
+    """
+
+    face: Path = tyro.MISSING
+    config: Annotated[FusionTraining, arg(name="")] = fusion.PAPER
+
+    def __call__(self) -> None:
+        """Train to the last step."""
+        config, mesh = self.config, data_mesh()
+        check_batch_size(mesh, batch_size=config.batch_size)
+        inputs = {"recola": loaders.fingerprint(self.data, "recola"), "face": run_input(self.face)}
+        record = RunRecord.new("fusion", self.preset, self.seed, config, inputs)
+        if not start_run(self.out, record, config.steps, self.resume):
+            return
+        parts = {split: load_embedded(self.data, split, self.face, mesh) for split in ("train", "dev")}
+        check_face_size(config, parts["train"], self.face)
+        dev = fusion_batches(parts["dev"], config.delay_frames, mesh)
+        stage = fusion.build(config, self.seed)
+        evaluator = Evaluator(stage.eval_step, mesh)
+
+        def evaluate(variables: Any) -> dict[str, float]:
+            metrics = evaluator(variables, dev)
+            return {
+                f"{name}/{figure}": value
+                for name, regression in metrics.items()
+                for figure, value in regression_results(regression).items()
+                if figure.startswith("ccc")
+            }
+
+        train(
+            name="fusion",
+            run=self.out,
+            stage=stage,
+            batches=loaders.window_batches(
+                [delayed(recording, config.delay_frames) for recording in parts["train"]],
+                window_frames=config.window_frames,
+                batch_size=config.batch_size,
+                seed=self.seed,
+            ),
+            steps=config.steps,
+            examples_per_step=config.batch_size,
+            seed=self.seed,
+            mesh=mesh,
+            rhythm=self.rhythm,
+            evaluate=evaluate,
+        )
+
+
+def train_faces(run: Run, record: RunRecord, config: TeacherTraining | Distillation, stage: Stage) -> None:
+    """What teacher and student have in common: faces in, AffectNet and FEC figures out."""
+    mesh = data_mesh()
+    sizes = {"batch_size": config.batch_size}
+    streams = {"affectnet": loaders.face_batches(run.data, batch_size=config.batch_size, seed=run.seed)}
+    if config.triplet_batch_size:
+        sizes["triplet_batch_size"] = config.triplet_batch_size
+        streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size, seed=run.seed)
+    check_batch_size(mesh, **sizes)
+    if not start_run(run.out, record, config.steps, run.resume):
+        return
+    evaluator = Evaluator(stage.eval_step, mesh)
+
+    def evaluate(variables: Any) -> dict[str, float]:
+        return evaluate_faces(evaluator, variables, run.data, mesh, with_fec=bool(config.triplet_batch_size))
+
+    train(
+        name=record.stage,
+        run=run.out,
+        stage=stage,
+        batches=Together(streams),
+        steps=config.steps,
+        examples_per_step=config.batch_size + 3 * config.triplet_batch_size,
+        seed=run.seed,
+        mesh=mesh,
+        rhythm=run.rhythm,
+        evaluate=evaluate,
+    )
+
+
+def evaluate_faces(
+    evaluator: Evaluator, variables: Any, data: Path, mesh: Mesh, with_fec: bool
+) -> dict[str, float]:
+    """AffectNet's figures on its validation split and, if wanted, FEC's on its test split."""
+    size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
+    faces = ({"affectnet": batch} for batch in loaders.face_eval_batches(data, batch_size=size))
+    results = affectnet_results(evaluator(variables, faces))
+    if with_fec:
+        triplets = ({"fec": batch} for batch in loaders.triplet_eval_batches(data, batch_size=size))
+        results |= fec_results(evaluator(variables, triplets))
+    return results
+
+
+def face_inputs(data: Path, config: TeacherTraining | Distillation) -> dict[str, Any]:
+    """Fingerprints of the data a face network learns from."""
+    names = ("affectnet", "fec") if config.triplet_batch_size else ("affectnet",)
+    return {name: loaders.fingerprint(data, name) for name in names}
+
+
+def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
+    """The network of a teacher's or a student's run, and its trained variables.
+
+    Raises:
+        LaunchError: the run holds something else, no checkpoint, or one that does not fit its configuration.
+    """
+    record = read_record(run)
+    if record.stage not in ("teacher", "student"):
+        raise LaunchError(f"{run} holds a {record.stage}, not a face network")
+    config_type = TeacherTraining if record.stage == "teacher" else Distillation
+    config = stage_config(run, record.stage, config_type).network
+    like = jax.eval_shape(lambda: init_variables(FaceNetwork(config), jax.random.key(0)))
+    return config, Checkpoints(run).restore_variables(like, mesh)
+
+
+def load_embedded(data: Path, split: str, face: Path, mesh: Mesh) -> list[dict[str, Any]]:
+    """All recordings of a RECOLA partition with the face network's embeddings in place of their frames."""
+    config, variables = load_face_network(face, mesh)
+    recordings: Iterable[Mapping[str, Any]] = tqdm(
+        loaders.recordings(data, split), desc=f"embed {split} faces", unit="recording"
+    )
+    return list(embed_recordings(recordings, config, variables, mesh))
+
+
+def check_face_size(config: FusionTraining, recordings: list[dict[str, Any]], face: Path) -> None:
+    """Raise LaunchError where the fusion network expects face embeddings of another size."""
+    size = recordings[0]["face"].shape[-1]
+    if size != config.network.face_size:
+        raise LaunchError(
+            f"{face} gives {size}-d face embeddings, the fusion network takes {config.network.face_size}: "
+            f"add --network.face-size {size}"
+        )
