@@ -39,7 +39,7 @@ def augment(
     top_key, left_key, flip_key, bright_key, contrast_key, grey_key = jax.random.split(key, 6)
     top_B = jax.random.randint(top_key, (batch,), 0, height - size + 1)
     left_B = jax.random.randint(left_key, (batch,), 0, width - size + 1)
-    crop = lambda image, top, left: jax.lax.dynamic_slice(image, (top, left, 0), (size, size, 3))  # noqa: E731
+    crop = lambda image, top, left: jax.lax.dynamic_slice(image, (top, left, 0), (size, size, 3))
     images = jax.vmap(crop)(images_BxHxWx3, top_B, left_B).astype(jnp.float32)
 
     per_image = (batch, 1, 1, 1)

@@ -18,9 +18,7 @@ def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> 
     return kept.sum() / jnp.maximum(mask.sum(), 1)
 
 
-def triplet_loss(
-    embeddings_Bx3xD: Float[Array, "B 3 D"], margin_B: Float[Array, " B"]
-) -> Float[Array, " B"]:
+def triplet_loss(embeddings_Bx3xD: Float[Array, "B 3 D"], margin_B: Float[Array, " B"]) -> Float[Array, " B"]:
     """Both hinge terms of a facial-expression triplet whose third image is the odd one out.
 
     max(0, d12 − d13 + m) + max(0, d12 − d23 + m) on squared distances (Vemulapalli & Agarwala 2019, eq. 1).
@@ -38,7 +36,7 @@ def triplet_distances(
 ) -> tuple[Float[Array, " B"], Float[Array, " B"], Float[Array, " B"]]:
     """Squared Euclidean distances (d12, d13, d23) between the three images of each triplet."""
     first, second, third = jnp.moveaxis(embeddings_Bx3xD.astype(jnp.float32), 1, 0)
-    squared = lambda a, b: jnp.square(a - b).sum(-1)  # noqa: E731
+    squared = lambda a, b: jnp.square(a - b).sum(-1)
     return squared(first, second), squared(first, third), squared(second, third)
 
 
@@ -50,9 +48,7 @@ def classification_loss(
     return cross_entropy_B * class_weights_K[label_B]
 
 
-def valence_arousal_loss(
-    prediction_Bx2: Float[Array, "B 2"], label_Bx2: Float[Array, "B 2"]
-) -> Float[Array, " B"]:
+def valence_arousal_loss(prediction_Bx2: Float[Array, "B 2"], label_Bx2: Float[Array, "B 2"]) -> Float[Array, " B"]:
     """Squared error, averaged over (valence, arousal)."""
     return jnp.square(prediction_Bx2.astype(jnp.float32) - label_Bx2).mean(-1)
 
@@ -69,13 +65,9 @@ def soft_target_loss(
     return (jnp.exp(teacher_BxK) * (teacher_BxK - student_BxK)).sum(-1) * temperature**2
 
 
-def embedding_match_loss(
-    student_BxD: Float[Array, "B D"], teacher_BxD: Float[Array, "B D"]
-) -> Float[Array, " B"]:
+def embedding_match_loss(student_BxD: Float[Array, "B D"], teacher_BxD: Float[Array, "B D"]) -> Float[Array, " B"]:
     """1 − cosine between the student's and the teacher's embedding: 0 where they point the same way."""
-    return 1.0 - optax.cosine_similarity(
-        student_BxD.astype(jnp.float32), teacher_BxD.astype(jnp.float32), epsilon=1e-6
-    )
+    return 1.0 - optax.cosine_similarity(student_BxD.astype(jnp.float32), teacher_BxD.astype(jnp.float32), epsilon=1e-6)
 
 
 def ccc_loss(

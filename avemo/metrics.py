@@ -26,9 +26,7 @@ class Confusion:
     counts_KxK: Statistic
 
     @classmethod
-    def of(
-        cls, logits_BxK: Float[Array, "B K"], label_B: Int[Array, " B"], mask_B: Bool[Array, " B"]
-    ) -> "Confusion":
+    def of(cls, logits_BxK: Float[Array, "B K"], label_B: Int[Array, " B"], mask_B: Bool[Array, " B"]) -> "Confusion":
         """Counts of one batch; the predicted class is the largest logit."""
         classes = logits_BxK.shape[-1]
         truth_BxK = jax.nn.one_hot(label_B, classes, dtype=jnp.int32) * mask_B[:, None]
@@ -58,9 +56,7 @@ def expression_confusions(
     contempt = EXPRESSIONS.index("contempt")
     return {
         "confusion_8": Confusion.of(logits_BxK, label_B, mask_B),
-        "confusion_7": Confusion.of(
-            logits_BxK.at[:, contempt].set(-jnp.inf), label_B, mask_B & (label_B != contempt)
-        ),
+        "confusion_7": Confusion.of(logits_BxK.at[:, contempt].set(-jnp.inf), label_B, mask_B & (label_B != contempt)),
     }
 
 

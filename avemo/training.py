@@ -77,9 +77,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.clip_norm <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError(
-                f"optimizer: learning_rate and clip_norm must be positive, the rest not negative: {self}"
-            )
+            raise ValueError(f"optimizer: learning_rate and clip_norm must be positive, the rest not negative: {self}")
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -90,7 +88,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         warmup_steps=min(config.warmup_steps, steps // 2),
         decay_steps=steps,
     )
-    is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel),
@@ -108,9 +106,7 @@ def new_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformat
     )
 
 
-def update(
-    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
-) -> TrainState:
+def update(state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """One optimiser update."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     return TrainState(

@@ -223,21 +223,26 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Numbers the examples of a split and closes its account when they are through."""
-        account = _Account(split)
+        account = self._account(split)
         index = -1
         for index, example in enumerate(self._examples(split, account)):
             account.add(example)
             yield index, {name: _as_feature(value) for name, value in example.items()}
         if index < 0:
-            raise DataError(
-                f"{self._source}: nothing usable in split {split}; skipped: {account.reasons() or 'nothing'}"
-            )
-        account.append_skipped(Path(self.data_dir) / SKIPPED_FILE)
+            reasons = account.reasons() or "nothing"
+            raise DataError(f"{self._source}: nothing usable in split {split}; skipped: {reasons}")
+        self._close(account, records=index + 1)
+
+    def _account(self, split: str | None) -> "_Account":
+        """Opens the account of a split, or of what belongs to none."""
+        return _Account(split or "unassigned")
+
+    def _close(self, account: "_Account", records: int) -> None:
+        """Writes an account into the metadata and the list of what was skipped."""
         metadata = self.info.metadata
-        metadata["splits"][split] = {"records": index + 1, **account.summary()}
-        metadata["fingerprint"] = hashlib.sha256(
-            f"{metadata['fingerprint']}{account.fingerprint}".encode()
-        ).hexdigest()
+        metadata["splits"][account.split] = {"records": records, **account.summary()}
+        metadata["fingerprint"] = hashlib.sha256(f"{metadata['fingerprint']}{account.fingerprint}".encode()).hexdigest()
+        account.append_skipped(Path(self.data_dir) / SKIPPED_FILE)
 
     def _examples(self, split: str, account: "_Account") -> Iterator[dict[str, Any]]:
         """Examples of a split in order; what is left out goes to the account."""
@@ -312,9 +317,7 @@ class FecFaces(_Builder):
             for url, faces in photographs.items()
         ]
         results = _ordered_map(_crop_photograph, tasks, self._config.processes)
-        progress = tqdm(
-            results, desc=f"fec faces {split}", unit=" photographs", total=len(tasks), disable=None
-        )
+        progress = tqdm(results, desc=f"fec faces {split}", unit=" photographs", total=len(tasks), disable=None)
         for faces, (_, images) in zip(photographs.values(), progress, strict=True):
             for face, image in zip(faces, images, strict=True):
                 if isinstance(image, str):
@@ -363,9 +366,7 @@ class Recola(_Builder):
 
     name = "recola"
 
-    def __init__(
-        self, source: Path, preparation: dict[str, Any], config: RecolaPreparation, **kwargs: Any
-    ) -> None:
+    def __init__(self, source: Path, preparation: dict[str, Any], config: RecolaPreparation, **kwargs: Any) -> None:
         items = list(recola.read_recordings(source, config.partition))
         self._recordings = [item for item in items if isinstance(item, recola.Recording)]
         self._skipped = [item for item in items if isinstance(item, recola.Skip)]
@@ -373,9 +374,7 @@ class Recola(_Builder):
             raise DataError(f"{source}: no recording is complete and in partition {config.partition}")
         for recording in self._recordings:
             if recording.raters != self._recordings[0].raters:
-                raise DataError(
-                    f"{source}: {recording.name} and {self._recordings[0].name} have different raters"
-                )
+                raise DataError(f"{source}: {recording.name} and {self._recordings[0].name} have different raters")
         super().__init__(source, preparation, config, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -392,19 +391,20 @@ class Recola(_Builder):
         return self._dataset_info(features, "RECOLA: one recording per record.")
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        unassigned = _Account("unassigned")
-        for skip in self._skipped:
-            if skip.split is None:
-                unassigned.skip(skip.key, skip.reason)
-        unassigned.append_skipped(Path(self.data_dir) / SKIPPED_FILE)
-        self.info.metadata["splits"]["unassigned"] = {"records": 0, **unassigned.summary()}
         present = {recording.split for recording in self._recordings}
+        # What belongs to no split, or to one without a record, is accounted for all the same.
+        for split in sorted({skip.split for skip in self._skipped} - present, key=str):
+            self._close(self._account(split), records=0)
         return {split: self._generate_examples(split) for split in recola.SPLITS if split in present}
 
-    def _examples(self, split: str, account: "_Account") -> Iterator[dict[str, Any]]:
+    def _account(self, split: str | None) -> "_Account":
+        account = super()._account(split)
         for skip in self._skipped:
             if skip.split == split:
                 account.skip(skip.key, skip.reason)
+        return account
+
+    def _examples(self, split: str, account: "_Account") -> Iterator[dict[str, Any]]:
         tasks = [(recording, self._config) for recording in self._recordings if recording.split == split]
         results = _ordered_map(_prepare_recording, tasks, self._config.processes, per_chunk=1)
         frames = without_face = without_voice = 0
@@ -468,7 +468,7 @@ class _Account:
 
     def __init__(self, split: str) -> None:
         self.counts: dict[str, Any] = {}
-        self._split = split
+        self.split = split
         self._skipped: list[tuple[str, str]] = []
         self._hash = hashlib.sha256(split.encode())
 
@@ -509,7 +509,7 @@ class _Account:
     def append_skipped(self, path: Path) -> None:
         """Appends the full list of what was left out to a CSV file: split, key, reason."""
         with path.open("a", newline="", encoding="utf-8") as handle:
-            csv.writer(handle, lineterminator="\n").writerows((self._split, *row) for row in self._skipped)
+            csv.writer(handle, lineterminator="\n").writerows((self.split, *row) for row in self._skipped)
 
 
 def _prepare(
@@ -544,12 +544,8 @@ def _already_prepared(folder: Path, source: Path, preparation: dict[str, Any]) -
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     """The settings that differ, in words."""
-    before, now = (
-        {"source": part.get("source"), **(part.get("preparation") or {})} for part in (found, wanted)
-    )
-    return ", ".join(
-        f"{key} was {before.get(key)}, is now {now[key]}" for key in now if before.get(key) != now[key]
-    )
+    before, now = ({"source": part.get("source"), **(part.get("preparation") or {})} for part in (found, wanted))
+    return ", ".join(f"{key} was {before.get(key)}, is now {now[key]}" for key in now if before.get(key) != now[key])
 
 
 def _write(builder: _Builder) -> None:
@@ -597,9 +593,7 @@ def _ordered_map(
         yield from ((task, function(task)) for chunk in chunks for task in chunk)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        processes, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         pending: deque[tuple[list[Any], Future[list[Any]]]] = deque()
         while True:
             for chunk in itertools.islice(chunks, 4 * processes - len(pending)):

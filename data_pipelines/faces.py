@@ -102,9 +102,7 @@ class FaceFinder:
 
 def _found_face(face: dict, scale: float) -> FoundFace:
     left, top, width, height = face["box"]
-    points = [
-        face["keypoints"][name] for name in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-    ]
+    points = [face["keypoints"][name] for name in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")]
     box = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
     return FoundFace(box, np.array(points, np.float64) / scale, float(face["confidence"]))
 
@@ -128,9 +126,7 @@ def decode_image(data: bytes) -> np.ndarray | None:
     if not data:
         return None
     try:
-        image = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        )
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
             return image
     except cv2.error:
@@ -145,9 +141,7 @@ def decode_image(data: bytes) -> np.ndarray | None:
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """Encodes uint8 RGB, H×W×3, as JPEG; the same picture always gives the same bytes."""
-    encoded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )[1]
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return encoded.tobytes()
 
 
@@ -218,9 +212,7 @@ def align_by_landmarks(image: np.ndarray, landmarks: np.ndarray, config: CropCon
     matrix = matrix * factor
     matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     side = config.size * factor
-    warped = cv2.warpAffine(
-        image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return _resize(warped, config.size)
 
 

@@ -208,17 +208,9 @@ def window_batches(
             for name, array in arrays[which].items()
         }
 
-    dataset = (
-        grain.MapDataset.source(places)
-        .seed(seed)[shard_index::shard_count]
-        .shuffle()
-        .repeat()
-        .random_map(cut)
-    )
+    dataset = grain.MapDataset.source(places).seed(seed)[shard_index::shard_count].shuffle().repeat().random_map(cut)
     # The arrays are in memory: threads would only contend for the interpreter.
-    return iter(
-        dataset.batch(batch_size).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    )
+    return iter(dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
 class _Loader:
@@ -268,13 +260,7 @@ def _training_iterator(
 ) -> grain.DatasetIterator:
     if shard_index >= len(source):
         raise DataError(f"{len(source)} records can't be shared among {shard_count} hosts; use fewer hosts")
-    dataset = (
-        grain.MapDataset.source(source)
-        .seed(seed)[shard_index::shard_count]
-        .shuffle()
-        .repeat()
-        .batch(batch_size)
-    )
+    dataset = grain.MapDataset.source(source).seed(seed)[shard_index::shard_count].shuffle().repeat().batch(batch_size, drop_remainder=True)
     return iter(dataset.to_iter_dataset(_read_options(threads)))
 
 

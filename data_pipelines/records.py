@@ -35,9 +35,7 @@ class Records:
 
     def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
         features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
-        return {
-            name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()
-        }
+        return {name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()}
 
 
 def open_split(data_dir: Path, name: str, split: str) -> Records:
@@ -56,9 +54,7 @@ def open_split(data_dir: Path, name: str, split: str) -> Records:
     """
     builder = tfds.builder_from_directory(prepared_folder(data_dir, name))
     if split not in builder.info.splits:
-        raise DataError(
-            f"{builder.data_dir}: no split {split}; there are {', '.join(sorted(builder.info.splits))}"
-        )
+        raise DataError(f"{builder.data_dir}: no split {split}; there are {', '.join(sorted(builder.info.splits))}")
     info = builder.info.splits[split]
     return Records([str(path) for path in info.filepaths], info.num_examples)
 

@@ -44,9 +44,7 @@ def resample(waveform: np.ndarray, rate_hz: int) -> np.ndarray:
     """
     if rate_hz == SAMPLE_RATE_HZ or not len(waveform):
         return waveform.astype(np.float32)
-    return librosa.resample(waveform, orig_sr=rate_hz, target_sr=SAMPLE_RATE_HZ, res_type="soxr_hq").astype(
-        np.float32
-    )
+    return librosa.resample(waveform, orig_sr=rate_hz, target_sr=SAMPLE_RATE_HZ, res_type="soxr_hq").astype(np.float32)
 
 
 def fit_to_frames(waveform: np.ndarray, frame_count: int) -> np.ndarray:
@@ -70,6 +68,4 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 
 def has_voice(waveform: np.ndarray) -> bool:
     """Whether there is anything to hear: False for an empty or silent waveform."""
-    return (
-        bool(len(waveform)) and float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) >= SILENCE_RMS
-    )
+    return bool(len(waveform)) and float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) >= SILENCE_RMS

@@ -84,9 +84,7 @@ def load_sound_track(path: Path) -> np.ndarray:
         stream = container.streams.audio[0]
         rate_hz = stream.rate
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate_hz)
-        parts = [
-            part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)
-        ]
+        parts = [part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)]
         sound_start = _seconds(stream)
         video_start = _seconds(container.streams.video[0]) if container.streams.video else sound_start
     if not parts:
@@ -135,9 +133,7 @@ def face_crops(path: Path, track: FaceTrack, config: CropConfig) -> Iterator[byt
     """
     black = black_jpeg(config)
     for image, landmarks, valid in zip(frames(path), track.landmarks, track.valid, strict=True):
-        yield (
-            encode_jpeg(align_by_landmarks(image, landmarks, config), config.jpeg_quality) if valid else black
-        )
+        yield (encode_jpeg(align_by_landmarks(image, landmarks, config), config.jpeg_quality) if valid else black)
 
 
 def black_jpeg(config: CropConfig) -> bytes:

@@ -81,5 +81,6 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise LaunchError(
-                f"{self.folder / str(step)} does not hold the network of its run.json (a checkpoint of another preset?): {reason}"
+                f"{self.folder / str(step)} does not hold the network of its run.json "
+                f"(a checkpoint of another preset?): {reason}"
             ) from error

@@ -34,9 +34,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
 def command_tree(preset: str | None) -> Any:
     """The type that tyro parses: a union of unions of dataclasses, their defaults set from the preset."""
-    trainings = {
-        stage: subcommand(stage, default=with_preset(stage, preset), prefix_name=False) for stage in STAGES
-    }
+    trainings = {stage: subcommand(stage, default=with_preset(stage, preset), prefix_name=False) for stage in STAGES}
     return _group(
         synthesize=(
             "Draw a synthetic corpus in the form of a real release.",
@@ -64,9 +62,7 @@ def with_preset(stage: str, preset: str | None) -> Any:
     """The stage's command, with a preset's settings as its defaults."""
     command, presets = STAGES[stage]
     name = preset or "paper"
-    return command(
-        data=tyro.MISSING, out=tyro.MISSING, preset=name, config=presets.get(name, presets["paper"])
-    )
+    return command(data=tyro.MISSING, out=tyro.MISSING, preset=name, config=presets.get(name, presets["paper"]))
 
 
 def preset_of(arguments: Sequence[str]) -> str | None:

@@ -24,9 +24,11 @@ from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeReco
 from launch.train import TrainFusion, TrainStudent, TrainTeacher
 
 CORPORA = {"affectnet": SynthesizeAffectNet, "fec": SynthesizeFec, "recola": SynthesizeRecola}
-STAGES = ("teacher", "student", "fusion")
 FACE_SIZE = 56
 """Pixels of a prepared face: the demo's networks see random 48-pixel crops of it."""
+
+DETECT_EVERY = 5
+"""Frames from one search for the face to the next; landmarks are interpolated between."""
 
 
 @dataclass(frozen=True)
@@ -44,43 +46,35 @@ class Demo:
     def __call__(self) -> None:
         """Run every part that is not done yet."""
         self._claim_folder()
-        corpora, data, out, seed = self.out / "corpora", self.out / "data", self.out, self.seed
-        runs = {stage: out / stage for stage in STAGES}
-        common = {"data": data, "preset": "demo", "seed": seed, "resume": True}
+        corpora, data, seed = self.out / "corpora", self.out / "data", self.seed
+        runs = {stage: self.out / stage for stage in ("teacher", "student", "fusion")}
         rhythm = Rhythm(log_every=10, evaluate_every=200, checkpoint_every=200)
-        parts: list[tuple[str, Callable[[], None]]] = [
-            *(
-                (f"Synthetic {name}", lambda name=name: self._synthesize(name, corpora / name))
-                for name in CORPORA
+        affectnet = AffectNetPreparation(size=FACE_SIZE)
+        recola = RecolaPreparation(size=FACE_SIZE, detect_every=DETECT_EVERY)
+        parts: dict[str, Callable[[], None]] = {
+            "Draw a synthetic AffectNet": lambda: self._synthesize("affectnet", corpora),
+            "Draw a synthetic FEC": lambda: self._synthesize("fec", corpora),
+            "Draw a synthetic RECOLA": lambda: self._synthesize("recola", corpora),
+            "Prepare AffectNet": PrepareAffectNet(corpora / "affectnet", data, affectnet),
+            "Prepare FEC": PrepareFec(corpora / "fec", data, FecPreparation(size=FACE_SIZE)),
+            "Prepare RECOLA": PrepareRecola(corpora / "recola", data, recola),
+            "Train the teacher": TrainTeacher(
+                data, runs["teacher"], "demo", seed, resume=True, rhythm=rhythm, config=teacher.DEMO
             ),
-            (
-                "Prepare affectnet",
-                PrepareAffectNet(corpora / "affectnet", data, AffectNetPreparation(size=FACE_SIZE)),
+            "Distil the student": TrainStudent(
+                data, runs["student"], "demo", seed, True, rhythm, teacher=runs["teacher"], config=student.DEMO
             ),
-            ("Prepare fec", PrepareFec(corpora / "fec", data, FecPreparation(size=FACE_SIZE))),
-            (
-                "Prepare recola",
-                PrepareRecola(corpora / "recola", data, RecolaPreparation(size=FACE_SIZE, detect_every=5)),
+            "Train voice and fusion": TrainFusion(
+                data, runs["fusion"], "demo", seed, True, rhythm, face=runs["student"], config=fusion.DEMO
             ),
-            ("Train the teacher", TrainTeacher(out=runs["teacher"], rhythm=rhythm, config=teacher.DEMO, **common)),
-            (
-                "Distil the student",
-                TrainStudent(
-                    out=runs["student"], rhythm=rhythm, config=student.DEMO, teacher=runs["teacher"], **common
-                ),
-            ),
-            (
-                "Train voice and fusion",
-                TrainFusion(out=runs["fusion"], rhythm=rhythm, config=fusion.DEMO, face=runs["student"], **common),
-            ),
-            ("Evaluate", lambda: self._evaluate(data, runs, [corpora / name / "truth.json" for name in CORPORA])),
-        ]
+            "Evaluate": lambda: self._evaluate(data, runs, corpora),
+        }
         console = Console()
-        for number, (title, part) in enumerate(parts, 1):
+        for number, (title, part) in enumerate(parts.items(), 1):
             console.rule(f"[bold]{number}/{len(parts)} {title}", align="left")
             part()
-        print_table(json.loads((out / RESULTS_FILE).read_text()))
-        print(f"report: {write_report(out)}")
+        print_table(json.loads((self.out / RESULTS_FILE).read_text()))
+        print(f"report: {write_report(self.out)}")
 
     def _claim_folder(self) -> None:
         """Keep demos of different seeds apart."""
@@ -90,20 +84,20 @@ class Demo:
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, {"seed": self.seed})
 
-    def _synthesize(self, name: str, folder: Path) -> None:
+    def _synthesize(self, name: str, corpora: Path) -> None:
+        folder = corpora / name
         if (folder / "truth.json").exists():
             print(f"reused: {folder}")
             return
         shutil.rmtree(folder, ignore_errors=True)  # truth.json is written last: what lies here is a broken start
         CORPORA[name](out=folder, seed=self.seed, preset="demo")()
 
-    def _evaluate(self, data: Path, runs: dict[str, Path], truth: list[Path]) -> None:
+    def _evaluate(self, data: Path, runs: dict[str, Path], corpora: Path) -> None:
         path = self.out / RESULTS_FILE
         if path.exists():
             evaluated = json.loads(path.read_text())["provenance"]["runs"]
-            if all(
-                evaluated.get(name) == asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()
-            ):
+            if evaluated == {name: asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()}:
                 print(f"reused: {path}")
                 return
-        Evaluate(data=data, out=self.out, truth=tuple(truth), **runs)()
+        truth = tuple(corpora / name / "truth.json" for name in CORPORA)
+        Evaluate(data, self.out, runs["teacher"], runs["student"], runs["fusion"], truth=truth)()

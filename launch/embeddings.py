@@ -1,4 +1,4 @@
-"""Frozen face embeddings: recordings go through the face network once, before the fusion network is trained or scored."""
+"""Frozen face embeddings: recordings go through the face network once, before fusion is trained or scored."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,15 +24,15 @@ def embed_recordings(
 
     @jax.jit
     def embed(images: jax.Array) -> jax.Array:
-        return network.apply(variables, centre_crop(images, config.image_size), train=False)["embedding"]
+        outputs: Any = network.apply(variables, centre_crop(images, config.image_size), train=False)
+        return outputs["embedding"]
 
     size = FRAMES_PER_CALL * mesh.size
     for recording in recordings:
         frames = recording["frames"]
         padded = np.concatenate([frames, np.zeros((-len(frames) % size, *frames.shape[1:]), frames.dtype)])
         parts = [
-            np.asarray(embed(put_batch(mesh, padded[start : start + size])))
-            for start in range(0, len(padded), size)
+            np.asarray(embed(put_batch(mesh, padded[start : start + size]))) for start in range(0, len(padded), size)
         ]
         face = np.concatenate(parts)[: len(frames)] * recording["face_valid"][:, None]
         yield {"face": face} | {name: value for name, value in recording.items() if name != "frames"}

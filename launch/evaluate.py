@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from avemo.augment import centre_crop
 from avemo.labels import EXPRESSIONS
-from avemo.models.face import FaceConfig, FaceNetwork
-from avemo.models.fusion import FusionNetwork
 from avemo.metrics import Regression
+from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.models.fusion import FusionNetwork, init_variables
 from avemo.stages import fusion, supervision
 from avemo.stages.fusion import FusionTraining
 from data_pipelines import loaders
+from data_pipelines.records import dataset_folder, read_metadata
 from launch.checkpoints import Checkpoints
 from launch.errors import LaunchError
 from launch.evaluation import (
@@ -83,7 +85,7 @@ class Evaluate:
         results["provenance"] = provenance(self.data, runs)
 
         self.out.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(self.out / PREDICTIONS_FILE, **arrays)
+        np.savez_compressed(self.out / PREDICTIONS_FILE, allow_pickle=False, **arrays)
         write_json(self.out / RESULTS_FILE, results)
         print(f"results: {self.out / RESULTS_FILE}")
 
@@ -104,29 +106,36 @@ def evaluate_face_network(
     metrics = evaluator(variables, ({"affectnet": batch} for batch in faces))
     results["affectnet"][name] = affectnet_results(metrics)
     arrays[f"{name}/confusion"] = metrics["confusion_8"].counts_KxK
-    if loaders.is_prepared(data, "fec"):
-        triplets = tqdm(loaders.triplet_eval_batches(data, batch_size=size), desc=f"evaluate {name} on FEC", unit="batch")
+    if "fec" in preparations(data):
+        triplets = tqdm(
+            loaders.triplet_eval_batches(data, batch_size=size), desc=f"evaluate {name} on FEC", unit="batch"
+        )
         results["fec"][name] = fec_results(evaluator(variables, ({"fec": batch} for batch in triplets)))
     results["speed"][name] = measure_speed(config, variables)
     sample_predictions(name, config, variables, data, arrays)
 
 
 def sample_predictions(
-    name: str, config: FaceConfig, variables: Any, data: Path, arrays: dict[str, np.ndarray], per_class: int = 2
+    name: str,
+    config: FaceConfig,
+    variables: Any,
+    data: Path,
+    arrays: dict[str, np.ndarray],
+    per_class: int = 2,
 ) -> None:
     """Add the first few validation faces of each class, with labels and the network's probabilities."""
-    kept: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {label: [] for label in range(len(EXPRESSIONS))}
+    kept: dict[int, list[np.ndarray]] = {label: [] for label in range(len(EXPRESSIONS))}
     for batch in loaders.face_eval_batches(data, batch_size=EVAL_BATCH_SIZE):
-        images = centre_crop(batch["image"], config.image_size)
+        images = np.asarray(centre_crop(jnp.asarray(batch["image"]), config.image_size))
         for label, image, valid in zip(batch["expression"], images, batch["valid"], strict=True):
             if valid and len(kept[label]) < per_class:
                 kept[label].append(image)
         if all(len(images) == per_class for images in kept.values()):
             break
     samples = [(image, label) for label, images in kept.items() for image in images]
-    images = np.stack([image for image, _ in samples])
-    outputs = jax.jit(lambda v, x: FaceNetwork(config).apply(v, x, train=False))(variables, images)
-    arrays[f"{name}/sample_images"] = images
+    faces = np.stack([image for image, _ in samples])
+    outputs = jax.jit(lambda v, x: FaceNetwork(config).apply(v, x, train=False))(variables, faces)
+    arrays[f"{name}/sample_images"] = faces
     arrays[f"{name}/sample_labels"] = np.array([label for _, label in samples])
     arrays[f"{name}/sample_probabilities"] = np.asarray(jax.nn.softmax(outputs["expression"]))
 
@@ -142,7 +151,7 @@ def evaluate_fusion(
     network = FusionNetwork(config.network)
     face = Path(read_record(run).inputs["face"]["run"])
     recordings = load_embedded(data, split, face, mesh)
-    like = jax.eval_shape(lambda: fusion.init_variables(network, jax.random.key(0)))
+    like = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
     variables = Checkpoints(run).restore_variables(like, mesh)
     predict = jax.jit(lambda variables, batch: fusion.predict(network, variables, batch))
 
@@ -156,15 +165,14 @@ def evaluate_fusion(
     labels = [fusion.compensate_delay(recording["gold_standard"], config.delay_frames) for recording in recordings]
     for name, values in predictions.items():
         per_recording = [
-            Regression.of(value[: len(label)], label, valid)
+            Regression.of(*map(jnp.asarray, (value[: len(label)], label, valid)))
             for value, (label, valid) in zip(values, labels, strict=True)
         ]
         results["recola"][name] = ccc_results(per_recording)
     results["recola"]["protocol"] = {
         "split": split,
         "recordings": [str(recording["name"]) for recording in recordings],
-        "gold_standard": loaders.metadata(data, "recola")["config"]["gold_standard"],
-        "partition": loaders.metadata(data, "recola")["config"]["partition"],
+        **{name: preparations(data)["recola"][name] for name in ("gold_standard", "partition")},
         "annotation_delay_s": config.annotation_delay_s,
         "post_processing": "none",
     }
@@ -173,6 +181,15 @@ def evaluate_fusion(
         arrays[f"recola/{recording['name']}/gold_standard"] = label[valid]
         for name, values in predictions.items():
             arrays[f"recola/{recording['name']}/{name}"] = values[i, : len(label)][valid]
+
+
+def preparations(data: Path) -> dict[str, dict[str, Any]]:
+    """How each corpus that lies in a folder was prepared, by the corpus' name."""
+    folders = {
+        corpus: dataset_folder(data, part)
+        for corpus, part in (("affectnet", "affectnet"), ("fec", "fec/triplets"), ("recola", "recola"))
+    }
+    return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
 
 
 def read_ceiling(path: Path) -> dict[str, Any]:
@@ -192,9 +209,8 @@ def provenance(data: Path, runs: Mapping[str, Path]) -> dict[str, Any]:
         "versions": package_versions(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "data": {
-            name: {"fingerprint": loaders.fingerprint(data, name), **loaders.metadata(data, name)["config"]}
-            for name in ("affectnet", "fec", "recola")
-            if loaders.is_prepared(data, name)
+            corpus: {"fingerprint": loaders.fingerprint(data, corpus), **preparation}
+            for corpus, preparation in preparations(data).items()
         },
         "runs": {name: asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()},
     }

@@ -29,11 +29,7 @@ class Evaluator:
         total = None
         for batch in batches:
             on_device = put_batch(self.mesh, batch)
-            total = (
-                self.first(variables, on_device)
-                if total is None
-                else self.more(total, variables, on_device)
-            )
+            total = self.first(variables, on_device) if total is None else self.more(total, variables, on_device)
         return jax.device_get(total)
 
 

@@ -34,4 +34,6 @@ def check_batch_size(mesh: Mesh, **sizes: int) -> None:
     """Raise LaunchError where a batch can't be split evenly over the devices."""
     for name, size in sizes.items():
         if size % mesh.size:
-            raise LaunchError(f"{name} {size} can't be split over {mesh.size} devices: choose a multiple of {mesh.size}")
+            raise LaunchError(
+                f"{name} {size} can't be split over {mesh.size} devices: choose a multiple of {mesh.size}"
+            )

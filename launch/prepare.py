@@ -1,6 +1,6 @@
 """`avemo prepare {affectnet,fec,recola}`: from a corpus as it was released to ArrayRecord."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from data_pipelines import builders
 from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
+from data_pipelines.records import VERSION
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PrepareAffectNet(ReleasedCorpus):
         config: how.
     """
 
-    config: Annotated[AffectNetPreparation, arg(name="")] = AffectNetPreparation()
+    config: Annotated[AffectNetPreparation, arg(name="")] = field(default_factory=AffectNetPreparation)
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""
@@ -48,12 +49,13 @@ class PrepareFec(ReleasedCorpus):
         config: how.
     """
 
-    config: Annotated[FecPreparation, arg(name="")] = FecPreparation()
+    config: Annotated[FecPreparation, arg(name="")] = field(default_factory=FecPreparation)
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""
-        for folder in builders.prepare_fec(self.source, self.out, self.config):
-            print_counts(folder)
+        folder = builders.prepare_fec(self.source, self.out, self.config)
+        for part in ("faces", "triplets"):
+            print_counts(folder / part / VERSION)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class PrepareRecola(ReleasedCorpus):
         config: how.
     """
 
-    config: Annotated[RecolaPreparation, arg(name="")] = RecolaPreparation()
+    config: Annotated[RecolaPreparation, arg(name="")] = field(default_factory=RecolaPreparation)
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""

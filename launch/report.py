@@ -127,9 +127,7 @@ def write_report(out: Path) -> Path:
         tables=tables(results),
         more_face_figures=more_face_figures(results),
         curves=training_curves(runs),
-        missing_logs=[
-            log for run in runs.values() if not (log := Path(run["path"]) / METRICS_FILE).is_file()
-        ],
+        missing_logs=[log for run in runs.values() if not (log := Path(run["path"]) / METRICS_FILE).is_file()],
         classes=EXPRESSIONS,
         confusions=confusions(predictions),
         faces=sample_faces(predictions),
@@ -200,18 +198,14 @@ class Table:
         return cls(
             title,
             ("", *(columns[i] for i in filled)),
-            tuple(
-                (label, *(cells[i] or "\N{EN DASH}" for i in filled))
-                for label, cells in rows.items()
-                if any(cells)
-            ),
+            tuple((label, *(cells[i] or "\N{EN DASH}" for i in filled)) for label, cells in rows.items() if any(cells)),
         )
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, Table]:
     """The summary of what was measured: on faces, over time, and of size and speed."""
     summary = {
-        "faces": _face_table("Faces: AffectNet validation, FEC test", FACE_FIGURES, results),
+        "faces": _face_table(f"Faces: {', '.join(face_corpora(results))}", FACE_FIGURES, results),
         "recola": recola_table(results),
         "speed": speed_table(results),
     }
@@ -269,9 +263,7 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         path = ("recola", "fused", dimension, "ccc_concatenated")
         value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
         if value:
-            cards.append(
-                (value, f"RECOLA CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else [])
-            )
+            cards.append((value, f"RECOLA CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else []))
     _, key, unit, form, more_is_better = SPEED_FIGURES[0]
     teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
     if gain := show(student_gain(teacher, student, more_is_better), TIMES):
@@ -283,18 +275,19 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
 def subject(results: Mapping[str, Any]) -> str:
     """One sentence saying what was evaluated."""
     names = [name for name in ("teacher", "student") if name in results.get("affectnet", {})]
-    corpora = [
-        f"{CORPORA[key]} ({split})"
-        for key, split in (("affectnet", "validation"), ("fec", "test"))
-        if results.get(key)
-    ]
-    parts = [f"{' and '.join(names)} on {' and '.join(corpora)}"] if names else []
+    parts = [f"{' and '.join(names)} on {' and '.join(face_corpora(results))}"] if names else []
     if protocol := results.get("recola", {}).get("protocol"):
         count = len(protocol["recordings"])
         recordings = "1 recording" if count == 1 else f"{count} recordings"
         parts.append(f"the fusion of face and voice on {recordings} of RECOLA ({protocol['split']})")
     sentence = "; ".join(parts) or "nothing"
     return sentence[0].upper() + sentence[1:]
+
+
+def face_corpora(results: Mapping[str, Any]) -> list[str]:
+    """The corpora of faces that were scored, with the split."""
+    names = {"affectnet": "AffectNet (validation)", "fec": "FEC (test)"}
+    return [name for key, name in names.items() if results.get(key)]
 
 
 def show(value: float | None, form: str, unit: float = 1.0) -> str:
@@ -314,9 +307,7 @@ def find(results: Mapping[str, Any], *path: str) -> Any:
     return found
 
 
-def _face_table(
-    title: str, figures: Iterable[tuple[str, str, str, str]], results: Mapping[str, Any]
-) -> Table:
+def _face_table(title: str, figures: Iterable[tuple[str, str, str, str]], results: Mapping[str, Any]) -> Table:
     rows = {
         label: [
             show(find(results, corpus, "teacher", key), form),
@@ -403,7 +394,7 @@ def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, A
     recordings = results.get("recola", {}).get("protocol", {}).get("recordings", [])
     recordings = [name for name in recordings if f"recola/{name}/gold_standard" in predictions]
     drawn = [predictions[f"recola/{name}/{kind}"] for name in recordings for kind in TRACE_STYLES]
-    limit = min(1.0, 1.05 * max((np.abs(values).max() for values in drawn), default=1.0))
+    limit = 1.05 * max((float(np.abs(values).max(initial=0)) for values in drawn), default=1.0)
     traces = {}
     for name in recordings:
         panels = []
@@ -442,9 +433,7 @@ def draw(
                 s = line.style
                 dashes = (0, s.dashes) if s.dashes else "solid"
                 marker = "o" if len(line.x) <= 20 else None
-                ax.plot(
-                    line.x, line.y, color=s.colour, ls=dashes, lw=s.width, marker=marker, ms=3, zorder=s.layer
-                )
+                ax.plot(line.x, line.y, color=s.colour, ls=dashes, lw=s.width, marker=marker, ms=3, zorder=s.layer)
             ax.set_ylabel(label, color=TEXT.colour)
             ax.grid(color=RULE.colour, linewidth=RULE.width)
             ax.tick_params(length=0, labelcolor=TEXT.colour)
@@ -471,7 +460,7 @@ def _for_the_page(svg: str, description: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     for style in (TEXT, RULE, *TRACE_STYLES.values()):

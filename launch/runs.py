@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -17,7 +16,18 @@ Config = TypeVar("Config")
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-PACKAGES = ("avemo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy", "librosa")
+PACKAGES = (
+    "avemo",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "numpy",
+    "librosa",
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +87,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_record(run: Path) -> RunRecord:

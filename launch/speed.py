@@ -24,7 +24,7 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-        outputs = network.apply(variables, images, train=False)
+        outputs: Any = network.apply(variables, images, train=False)
         return outputs["expression"], outputs["valence_arousal"], outputs["embedding"]
 
     def seconds(batch: int) -> float:
@@ -52,4 +52,5 @@ def count_flops(config: FaceConfig) -> float:
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.uint8)
     variables = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
     forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
-    return float(forward.lower(variables, images).compile().cost_analysis()["flops"])
+    costs: Any = forward.lower(variables, images).compile().cost_analysis()
+    return float(costs["flops"])

@@ -187,9 +187,7 @@ def train_faces(run: Run, record: RunRecord, config: TeacherTraining | Distillat
     )
 
 
-def evaluate_faces(
-    evaluator: Evaluator, variables: Any, data: Path, mesh: Mesh, with_fec: bool
-) -> dict[str, float]:
+def evaluate_faces(evaluator: Evaluator, variables: Any, data: Path, mesh: Mesh, with_fec: bool) -> dict[str, float]:
     """AffectNet's figures on its validation split and, if wanted, FEC's on its test split."""
     size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
     faces = ({"affectnet": batch} for batch in loaders.face_eval_batches(data, batch_size=size))
@@ -215,8 +213,8 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
     record = read_record(run)
     if record.stage not in ("teacher", "student"):
         raise LaunchError(f"{run} holds a {record.stage}, not a face network")
-    config_type = TeacherTraining if record.stage == "teacher" else Distillation
-    config = stage_config(run, record.stage, config_type).network
+    training: type[TeacherTraining | Distillation] = TeacherTraining if record.stage == "teacher" else Distillation
+    config = stage_config(run, record.stage, training).network
     like = jax.eval_shape(lambda: init_variables(FaceNetwork(config), jax.random.key(0)))
     return config, Checkpoints(run).restore_variables(like, mesh)
 

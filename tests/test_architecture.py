@@ -24,12 +24,25 @@ def imported_by(room):
 
 
 def test_science_knows_no_files_and_no_launch():
-    forbidden = ("data_pipelines", "launch", "pathlib", "os", "grain", "tensorflow_datasets", "orbax", "librosa")
+    forbidden = (
+        "data_pipelines",
+        "launch",
+        "pathlib",
+        "os",
+        "grain",
+        "tensorflow_datasets",
+        "orbax",
+        "librosa",
+    )
     assert not [(p, name) for p, name in imported_by("avemo") if name.split(".")[0] in forbidden]
 
 
 def test_pipelines_know_only_the_labels_and_no_jax():
-    names = [(p, name) for p, name in imported_by("data_pipelines") if name.split(".")[0] in ("avemo", "launch", "jax", "flax")]
+    names = [
+        (p, name)
+        for p, name in imported_by("data_pipelines")
+        if name.split(".")[0] in ("avemo", "launch", "jax", "flax")
+    ]
     assert not [(p, name) for p, name in names if not name.startswith("avemo.labels")]
 
 

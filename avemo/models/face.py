@@ -47,9 +47,7 @@ class FaceConfig:
         if self.dense_layers < 0:
             raise ValueError(f"dense_layers is {self.dense_layers}; it can't be negative")
         if self.trunk.map_size(self.image_size) < 1:
-            raise ValueError(
-                f"image_size {self.image_size} is too small: nothing is left of it after {self.trunk}"
-            )
+            raise ValueError(f"image_size {self.image_size} is too small: nothing is left of it after {self.trunk}")
 
 
 def normalise(images_BxHxWx3: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
@@ -142,7 +140,7 @@ class FaceNetwork(nn.Module):
         }
 
 
-def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> dict:
+def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> Any:
     """Fresh "params" and "batch_stats" of a face network."""
     size = network.config.image_size
     return dict(network.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
 from avemo.log_mel import LogMelConfig, log_mel
@@ -43,9 +43,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         if self.face_size < 1 or self.projection < 1:
-            raise ValueError(
-                f"face_size {self.face_size} and projection {self.projection} must be at least 1"
-            )
+            raise ValueError(f"face_size {self.face_size} and projection {self.projection} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
         if self.samples_per_frame * FRAME_RATE_HZ != self.log_mel.sample_rate_hz:
@@ -62,11 +60,7 @@ class FusionConfig:
     @property
     def context_frames(self) -> int:
         """Frames of sound before a frame that its audio vector depends on, rounded up."""
-        samples = (
-            self.audio.context_steps * self.log_mel.hop_size
-            + self.log_mel.window_size
-            - self.log_mel.hop_size
-        )
+        samples = self.audio.context_steps * self.log_mel.hop_size + self.log_mel.window_size - self.log_mel.hop_size
         return -(-samples // self.samples_per_frame)
 
 
@@ -167,8 +161,7 @@ class FusionNetwork(nn.Module):
             raise ValueError(f"face embeddings have size {face_size}; expected {config.face_size}")
         if waveform_BxN.shape[1] != frames * config.samples_per_frame:
             raise ValueError(
-                f"{waveform_BxN.shape[1]} samples for {frames} frames; expected {config.samples_per_frame} "
-                "per frame"
+                f"{waveform_BxN.shape[1]} samples for {frames} frames; expected {config.samples_per_frame} per frame"
             )
         if carry is None:
             carry = initial_carry(config, batch)
@@ -190,12 +183,20 @@ class FusionNetwork(nn.Module):
         }
 
 
+def init_variables(network: FusionNetwork, key: Key[Array, ""]) -> Any:
+    """Fresh "params" of a fusion network; they don't depend on the length of the input."""
+    face_BxTxD = jnp.zeros((1, 1, network.config.face_size))
+    waveform_BxN = jnp.zeros((1, network.config.samples_per_frame))
+    valid_BxT = jnp.ones((1, 1), bool)
+    return network.init(key, face_BxTxD, valid_BxT, waveform_BxN, valid_BxT, train=False)
+
+
 DEMO_FUSION = FusionConfig()
-"""Small enough for two CPU cores (our choice). PARAMS_DF parameters."""
+"""Small enough for two CPU cores (our choice). 125,474 parameters."""
 
 PAPER_FUSION = FusionConfig(
     audio=AudioConfig(channels=(32, 64), features=128, dilations=(1, 2, 4, 8)),
     projection=128,
     recurrent=RecurrentConfig(features=256, layers=2),
 )
-"""For RECOLA on an accelerator. The paper's sizes are not known to us: our choice. PARAMS_PF parameters."""
+"""For RECOLA on an accelerator. The paper's sizes are not known to us: our choice. 1,384,386 parameters."""

@@ -121,9 +121,7 @@ def _orthogonal_per_gate(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -
     """One orthogonal matrix per gate; our choice."""
     features, gates = shape[0], shape[1] // shape[0]
     orthogonal = nn.initializers.orthogonal()
-    return jnp.concatenate(
-        [orthogonal(k, (features, features), dtype) for k in jax.random.split(key, gates)], axis=1
-    )
+    return jnp.concatenate([orthogonal(k, (features, features), dtype) for k in jax.random.split(key, gates)], axis=1)
 
 
 class Recurrent(nn.Module):
@@ -136,9 +134,7 @@ class Recurrent(nn.Module):
     config: RecurrentConfig
 
     @nn.compact
-    def __call__(
-        self, inputs_BxTxD: Float[Array, "B T D"], carry: Carry
-    ) -> tuple[Float[Array, "B T F"], Carry]:
+    def __call__(self, inputs_BxTxD: Float[Array, "B T D"], carry: Carry) -> tuple[Float[Array, "B T F"], Carry]:
         """Run over T frames.
 
         Args:
@@ -155,9 +151,7 @@ class Recurrent(nn.Module):
             gates = (4 if config.kind == "lstm" else 3) * config.features
             bias_init = _forget_bias_one if config.kind == "lstm" else nn.initializers.zeros
             projected = nn.Dense(gates, bias_init=bias_init, name=f"input_{i}")(frames_TxBxF)
-            recurrent = self.param(
-                f"recurrent_{i}", _orthogonal_per_gate, (config.features, gates), jnp.float32
-            )
+            recurrent = self.param(f"recurrent_{i}", _orthogonal_per_gate, (config.features, gates), jnp.float32)
             if config.kind == "lstm":
                 frames_TxBxF, state = lstm_scan(projected, carry[i], recurrent)
             else:

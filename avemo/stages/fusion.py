@@ -19,9 +19,18 @@ import numpy as np
 import optax
 
 from avemo import losses, metrics
-from avemo.labels import FRAME_RATE_HZ, SAMPLES_PER_FRAME
-from avemo.models.fusion import DEMO_FUSION, PAPER_FUSION, FusionConfig, FusionNetwork
-from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, new_state, stream_key, update
+from avemo.labels import FRAME_RATE_HZ
+from avemo.models.fusion import DEMO_FUSION, PAPER_FUSION, FusionConfig, FusionNetwork, init_variables
+from avemo.training import (
+    Batch,
+    OptimizerConfig,
+    Stage,
+    TrainState,
+    make_optimizer,
+    new_state,
+    stream_key,
+    update,
+)
 
 MODALITIES = {"fused": (True, True), "face": (True, False), "voice": (False, True)}
 """Which of (face, voice) the network may use in each evaluation."""
@@ -98,15 +107,6 @@ def init(key: jax.Array, *, network: FusionNetwork, optimizer: optax.GradientTra
     return new_state(init_variables(network, key), optimizer)
 
 
-def init_variables(network: FusionNetwork, key: jax.Array) -> Any:
-    """Fresh variables; the length of the dummy input does not matter."""
-    frames = 4
-    face = jnp.zeros((1, frames, network.config.face_size))
-    waveform = jnp.zeros((1, frames * SAMPLES_PER_FRAME))
-    valid = jnp.ones((1, frames), bool)
-    return network.init(key, face, valid, waveform, valid, train=False)
-
-
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -121,7 +121,7 @@ def train_step(
     kept_Bx2 = keep_modalities(key, batch["face"].shape[0], config.modality_dropout)
 
     def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs = network.apply(
+        outputs: Any = network.apply(
             {"params": params},
             batch["face"],
             batch["face_valid"] & kept_Bx2[:, :1],
@@ -131,9 +131,7 @@ def train_step(
             rngs={"dropout": stream_key(seed, "dropout", state.step)},
         )
         valence, arousal = (
-            losses.ccc_loss(
-                outputs["valence_arousal"][..., i], batch["labels"][..., i], batch["labels_valid"]
-            )
+            losses.ccc_loss(outputs["valence_arousal"][..., i], batch["labels"][..., i], batch["labels_valid"])
             for i in range(2)
         )
         return (valence + arousal) / 2, {"valence": valence, "arousal": arousal}
@@ -150,17 +148,12 @@ def keep_modalities(key: jax.Array, batch: int, dropout: float) -> jax.Array:
 
 def predict(network: FusionNetwork, variables: Any, batch: Batch) -> dict[str, jax.Array]:
     """Valence and arousal (B, T, 2) of whole recordings, for each entry of `MODALITIES`."""
-    return {
-        name: network.apply(
-            variables,
-            batch["face"],
-            batch["face_valid"] & face,
-            batch["waveform"],
-            batch["voice_valid"] & voice,
-            train=False,
-        )["valence_arousal"]
-        for name, (face, voice) in MODALITIES.items()
-    }
+    predictions = {}
+    for name, (face, voice) in MODALITIES.items():
+        valid = batch["face_valid"] & face, batch["voice_valid"] & voice
+        outputs: Any = network.apply(variables, batch["face"], valid[0], batch["waveform"], valid[1], train=False)
+        predictions[name] = outputs["valence_arousal"]
+    return predictions
 
 
 def eval_step(network: FusionNetwork, variables: Any, batch: Batch) -> dict[str, metrics.Regression]:
@@ -170,7 +163,7 @@ def eval_step(network: FusionNetwork, variables: Any, batch: Batch) -> dict[str,
 
 def score(predictions: Mapping[str, jax.Array], batch: Batch) -> dict[str, metrics.Regression]:
     """Mergeable metrics of predictions against the labels that exist."""
-    rows = lambda value: value.reshape(-1, *value.shape[2:])  # noqa: E731
+    rows = lambda value: value.reshape(-1, *value.shape[2:])
     return {
         name: metrics.Regression.of(rows(value), rows(batch["labels"]), rows(batch["labels_valid"]))
         for name, value in predictions.items()

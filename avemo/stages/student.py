@@ -16,7 +16,7 @@ import optax
 from avemo import losses
 from avemo.augment import AugmentConfig
 from avemo.models.face import DEMO_STUDENT, PAPER_STUDENT, FaceConfig, FaceNetwork
-from avemo.stages.supervision import SupervisionConfig, evaluate_faces, label_losses, training_faces
+from avemo.stages.supervision import Outputs, SupervisionConfig, evaluate_faces, label_losses, training_faces
 from avemo.stages.teacher import init
 from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, stream_key, update
 
@@ -107,7 +107,7 @@ def train_step(
     """One update of the student from labels and from the teacher's outputs on the same augmented faces."""
     key = stream_key(seed, "augment", state.step)
     images = training_faces(key, batch, config.network.image_size, config.augment)
-    taught = teacher.apply(teacher_variables, images, train=False)
+    taught: Any = teacher.apply(teacher_variables, images, train=False)
 
     def loss_of(params: dict) -> tuple[jax.Array, tuple]:
         outputs, mutated = network.apply(
@@ -130,7 +130,7 @@ def train_step(
     return update(state, gradients, batch_stats, optimizer), {"loss": loss} | terms
 
 
-def imitation_losses(outputs: dict, taught: dict, temperature: float) -> dict[str, jax.Array]:
+def imitation_losses(outputs: Outputs, taught: Outputs, temperature: float) -> dict[str, jax.Array]:
     """What the student misses of its teacher, on every face, labelled or not.
 
     Scalars: "soft_targets", "embedding_match" and "triplet_match", the same for the triplet head's embedding.
@@ -144,7 +144,7 @@ def imitation_losses(outputs: dict, taught: dict, temperature: float) -> dict[st
 
 
 PAPER = Distillation()
-"""`avemo train student --preset paper`: self-distillation at the paper's size (student = the teacher's architecture)."""
+"""`avemo train student --preset paper`: self-distillation, student = the teacher's architecture."""
 
 SMALL = Distillation(network=DEMO_STUDENT, steps=3_000, batch_size=96, triplet_batch_size=0)
 """`avemo train student --preset small`: AffectNet's labels alone, 48×48, for a machine without accelerator."""

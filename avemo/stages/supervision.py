@@ -17,6 +17,7 @@ from avemo.augment import AugmentConfig, augment, centre_crop
 from avemo.training import Batch
 
 Outputs = Mapping[str, jax.Array]
+"""What a face network returns, by name."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,7 @@ def evaluate_affectnet(network: Any, variables: Any, batch: Batch) -> dict[str, 
     outputs = network.apply(variables, centre_crop(batch["image"], network.config.image_size), train=False)
     has_labels_B = batch["valid"] & batch["valence_arousal_valid"]
     return metrics.expression_confusions(outputs["expression"], batch["expression"], batch["valid"]) | {
-        "valence_arousal": metrics.Regression.of(
-            outputs["valence_arousal"], batch["valence_arousal"], has_labels_B
-        )
+        "valence_arousal": metrics.Regression.of(outputs["valence_arousal"], batch["valence_arousal"], has_labels_B)
     }
 
 

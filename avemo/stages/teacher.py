@@ -14,7 +14,16 @@ import optax
 from avemo.augment import AugmentConfig
 from avemo.models.face import DEMO_TEACHER, PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
 from avemo.stages.supervision import SupervisionConfig, evaluate_faces, label_losses, training_faces
-from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, new_state, stream_key, update
+from avemo.training import (
+    Batch,
+    OptimizerConfig,
+    Stage,
+    TrainState,
+    make_optimizer,
+    new_state,
+    stream_key,
+    update,
+)
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ def detect_release(root: Path) -> Release:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(
-            f"{root}: holds both the 2017 and the 2021 release; say which one with the release setting"
-        )
+        raise DataError(f"{root}: holds both the 2017 and the 2021 release; say which one with the release setting")
     raise DataError(
         f"{root}: no AffectNet release here; looked for training.csv in Manually_Annotated_file_lists (2017) "
         "and for train_set/images with train_set/annotations (2021)"
@@ -124,9 +122,7 @@ def read_split(root: Path, release: Release, split: Split) -> Iterator[Face | Sk
 def _read_2017(root: Path, split: Split) -> Iterator[Face | Skip]:
     lists, images = _find_lists(root), _find_folder(root, "manually_annotated_image")
     if lists is None or not (lists / _LISTS_2017[split]).is_file():
-        raise DataError(
-            f"{root}: no {_LISTS_2017[split]} found in Manually_Annotated_file_lists; is it unpacked?"
-        )
+        raise DataError(f"{root}: no {_LISTS_2017[split]} found in Manually_Annotated_file_lists; is it unpacked?")
     if images is None:
         raise DataError(f"{root}: no folder Manually_Annotated_Images found; are its archives unpacked?")
     seen: set[str] = set()
@@ -145,9 +141,7 @@ def _rows(lines: Iterator[str], path: Path) -> Iterator[dict[str, str]]:
         header[0] = header[0].removeprefix("#").strip()
     missing = [column for column in COLUMNS if column not in header]
     if missing:
-        raise DataError(
-            f"{path}: column {', '.join(missing)} is missing; the file has {', '.join(header) or 'none'}"
-        )
+        raise DataError(f"{path}: column {', '.join(missing)} is missing; the file has {', '.join(header) or 'none'}")
     for cells in reader:
         if cells:
             yield dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))

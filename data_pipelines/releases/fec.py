@@ -142,11 +142,6 @@ def _face(cells: list[str]) -> FaceReference | None:
         left, right, top, bottom = (float(cell) for cell in cells[1:])
     except ValueError:
         return None
-    if (
-        not all(map(math.isfinite, (left, right, top, bottom)))
-        or left >= right
-        or top >= bottom
-        or not cells[0]
-    ):
+    if not all(map(math.isfinite, (left, right, top, bottom))) or left >= right or top >= bottom or not cells[0]:
         return None
     return FaceReference(cells[0], (left, top, right, bottom))

@@ -115,9 +115,7 @@ def read_recordings(root: Path, partition: Partition) -> Iterator[Recording | Sk
                 "absent" if len(missing) == len(files) else f"without {', '.join(missing)}",
             )
         else:
-            raters, ratings = _read_ratings(
-                files["valence annotation"][name], files["arousal annotation"][name]
-            )
+            raters, ratings = _read_ratings(files["valence annotation"][name], files["arousal annotation"][name])
             yield Recording(name, splits[name], files["sound"][name], files["video"][name], raters, ratings)
 
 
@@ -141,9 +139,7 @@ def _read_traces(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     with path.open(newline="", encoding="utf-8-sig") as handle:
         rows = [[cell.strip() for cell in row] for row in csv.reader(handle, delimiter=";") if row]
     if not rows or rows[0][0] != "time" or len(rows[0]) < 3:
-        raise DataError(
-            f"{path}: the header must be time;rater;rater…, not {';'.join(rows[0]) if rows else 'empty'}"
-        )
+        raise DataError(f"{path}: the header must be time;rater;rater…, not {';'.join(rows[0]) if rows else 'empty'}")
     raters = tuple(name for name in rows[0][1:] if name)
     try:
         table = np.array([row[: 1 + len(raters)] for row in rows[1:]], np.float64)
@@ -153,9 +149,7 @@ def _read_traces(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
         raise DataError(f"{path}: {len(table)} labels; a recording has at least two")
     times, traces = table[:, 0], table[:, 1:]
     if not np.allclose(times, np.arange(len(times)) / FRAME_RATE_HZ, atol=0.005):
-        raise DataError(
-            f"{path}: labels must lie {1 / FRAME_RATE_HZ} s apart and begin at 0 s; resample them first"
-        )
+        raise DataError(f"{path}: labels must lie {1 / FRAME_RATE_HZ} s apart and begin at 0 s; resample them first")
     if not (np.abs(traces) <= 1).all():
         raise DataError(f"{path}: ratings must lie in [-1, 1]; this file has other values")
     return raters, traces

@@ -26,7 +26,7 @@ from data_pipelines.synthetic.face_model import (
 )
 
 _TRAINING_COUNTS = np.array([74_874, 134_415, 25_459, 14_090, 6_378, 3_803, 24_882, 3_750])
-"""Of the real release; the synthetic one is imbalanced alike, but only by the square roots."""
+"""Of the real release; the synthetic one is imbalanced alike, but only by the cube roots."""
 
 _JPEG_QUALITY = 92
 _NO_AFFECT = -2.0
@@ -195,9 +195,7 @@ def _ceiling(faces: list[_Face]) -> dict[str, float]:
     true = np.array([face.true_affect for face in faces])
     labelled = np.array([face.labelled_affect for face in faces])
     return {
-        **expression_ceiling(
-            np.array([face.true_class for face in faces]), np.array([face.label for face in faces])
-        ),
+        **expression_ceiling(np.array([face.true_class for face in faces]), np.array([face.label for face in faces])),
         "ccc_valence": ccc(true[:, 0], labelled[:, 0]),
         "ccc_arousal": ccc(true[:, 1], labelled[:, 1]),
     }
@@ -208,7 +206,7 @@ def _labels(partition: str, config: SyntheticAffectNetConfig, rng: np.random.Gen
     if partition == "validation":
         counts = np.full(len(EXPRESSIONS), config.validation_faces_per_class)
     else:
-        ends = np.cumsum(np.sqrt(_TRAINING_COUNTS))
+        ends = np.cumsum(np.cbrt(_TRAINING_COUNTS))
         ends = np.rint(ends / ends[-1] * config.train_faces).astype(int)
         counts = np.diff(ends, prepend=0)
     return rng.permutation(np.repeat(np.arange(len(EXPRESSIONS)), counts))
@@ -240,7 +238,7 @@ def _plan(partition: str, config: SyntheticAffectNetConfig, seed: int) -> list[_
     keys = _keys(config.release, partition, len(labels), seed, np.random.default_rng([seed, code, 1]))
     for number, (label, true_class) in enumerate(zip(labels.tolist(), true_classes.tolist(), strict=True)):
         person = int(rng.integers(people))
-        expression = expression_of_class(EXPRESSIONS[true_class], rng.uniform(0.5, 1.0), rng)
+        expression = expression_of_class(EXPRESSIONS[true_class], rng.uniform(0.6, 1.0), rng)
         true_affect = affect(expression)
         noisy = np.clip(rng.normal(true_affect, config.affect_noise), -1, 1).round(5).tolist()
         size = int(rng.integers(config.canvas_size[0], config.canvas_size[1] + 1))
@@ -254,9 +252,7 @@ def _plan(partition: str, config: SyntheticAffectNetConfig, seed: int) -> list[_
                 size=size,
                 placement=Placement(x * size, y * size, rng.uniform(0.25, 0.31) * size),
                 identity=first + person,
-                parameters=FaceParameters(
-                    identities[person], expression, sample_pose(rng), sample_light(rng)
-                ),
+                parameters=FaceParameters(identities[person], expression, sample_pose(rng), sample_light(rng)),
                 true_class=true_class,
                 label=label,
                 true_affect=true_affect,
@@ -393,9 +389,7 @@ def _encoded(image: np.ndarray, face: _Face) -> bytes:
     return cv2.imencode(content, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def _row(
-    file: str, box: list[Any], landmarks: np.ndarray, code: int, affect_label: tuple[float, float]
-) -> list[Any]:
+def _row(file: str, box: list[Any], landmarks: np.ndarray, code: int, affect_label: tuple[float, float]) -> list[Any]:
     points = ";".join(f"{value:.2f}" for value in landmarks.ravel())
     return [file, *box, points, code, *(f"{value:.6g}" for value in affect_label)]
 
@@ -409,9 +403,7 @@ def _write_unusable(
     for number in range(3 * config.unusable_per_code):
         code = 8 + number % 3
         rng = np.random.default_rng([seed, part, 3, number])
-        file = (
-            f"{50 + part}/{hashlib.sha224(f'{seed}/{partition}/unusable/{number}'.encode()).hexdigest()}.jpg"
-        )
+        file = f"{50 + part}/{hashlib.sha224(f'{seed}/{partition}/unusable/{number}'.encode()).hexdigest()}.jpg"
         parameters = FaceParameters(sample_identity(rng), pose=sample_pose(rng), light=sample_light(rng))
         placement = Placement(0.5 * size, 0.47 * size, 0.27 * size)
         image, drawn = draw_photograph([(parameters, placement)], size, size, rng)
@@ -419,7 +411,5 @@ def _write_unusable(
             image = draw_background(size, size, rng)
         (images / file).parent.mkdir(parents=True, exist_ok=True)
         (images / file).write_bytes(encode_jpeg(image, _JPEG_QUALITY))
-        valence, arousal = (
-            rng.normal(0.0, 0.1, 2).round(5).tolist() if code == 8 else (_NO_AFFECT, _NO_AFFECT)
-        )
+        valence, arousal = rng.normal(0.0, 0.1, 2).round(5).tolist() if code == 8 else (_NO_AFFECT, _NO_AFFECT)
         yield file, _row(file, list(_whole_box(drawn[0])), drawn[0].landmarks, code, (valence, arousal))

@@ -30,9 +30,7 @@ def expression_ceiling(true: np.ndarray, labelled: np.ndarray) -> dict[str, floa
     for count, rows in ((len(EXPRESSIONS), np.ones_like(seven)), (len(EXPRESSIONS_7), seven)):
         scores[f"accuracy_{count}"] = float(accuracy_score(labelled[rows], true[rows]))
         scores[f"macro_f1_{count}"] = float(
-            f1_score(
-                labelled[rows], true[rows], labels=list(range(count)), average="macro", zero_division=0.0
-            )
+            f1_score(labelled[rows], true[rows], labels=list(range(count)), average="macro", zero_division=0.0)
         )
     return scores
 

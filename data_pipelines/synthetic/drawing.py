@@ -27,9 +27,7 @@ class DrawnFace:
     """x, y of the top left corner, width and height in pixels."""
 
 
-def draw_face(
-    parameters: FaceParameters, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, DrawnFace]:
+def draw_face(parameters: FaceParameters, size: int, rng: np.random.Generator) -> tuple[np.ndarray, DrawnFace]:
     """A square portrait with a little of the shoulders.
 
     Args:
@@ -40,9 +38,7 @@ def draw_face(
     Returns:
         The picture, uint8 RGB of shape (size, size, 3), and where its face lies.
     """
-    image, faces = draw_photograph(
-        [(parameters, Placement(0.5 * size, 0.47 * size, 0.27 * size))], size, size, rng
-    )
+    image, faces = draw_photograph([(parameters, Placement(0.5 * size, 0.47 * size, 0.27 * size))], size, size, rng)
     return image, faces[0]
 
 
@@ -102,10 +98,12 @@ def _grain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _mix(colour: Colour, other: Colour, share: float) -> Colour:
     """`colour` with a share of `other` in it."""
-    red, green, blue = (
-        round(a + (b - a) * min(max(share, 0.0), 1.0)) for a, b in zip(colour, other, strict=True)
+    share = min(max(share, 0.0), 1.0)
+    return (
+        round(colour[0] + (other[0] - colour[0]) * share),
+        round(colour[1] + (other[1] - colour[1]) * share),
+        round(colour[2] + (other[2] - colour[2]) * share),
     )
-    return red, green, blue
 
 
 def _darker(colour: Colour, share: float) -> Colour:
@@ -233,8 +231,8 @@ class _Painter:
         self._disc(glint, (0.022, 0.022), (250, 250, 250))
         mask = np.zeros(window.shape[:2], np.uint8)
         cv2.fillPoly(mask, [outline - (low << _SHIFT).astype(np.int32)], 255, cv2.LINE_AA, _SHIFT)
-        inside = mask[..., None].astype(np.float32) / 255
-        window[:] = np.rint(before + (window.astype(np.float32) - before) * inside).astype(np.uint8)
+        inside = mask.astype(np.float32) / 255
+        window[:] = cv2.blendLinear(window, before, inside, 1 - inside)
         self._line(f"{side} lower lid", _darker(skin, 0.35), 0.015)
         self._line(f"{side} upper lid", _darker(identity.hair, 0.5), 0.04)
 

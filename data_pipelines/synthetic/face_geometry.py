@@ -32,9 +32,7 @@ class Placement:
     half_width: float
 
 
-def _points(
-    x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float, on_surface: float
-) -> np.ndarray:
+def _points(x: np.ndarray | float, y: np.ndarray | float, z: np.ndarray | float, on_surface: float) -> np.ndarray:
     points = np.empty((max(np.size(x), np.size(y)), 4))
     points[:, 0], points[:, 1], points[:, 2], points[:, 3] = x, y, z, on_surface
     return points
@@ -58,9 +56,7 @@ def _head(identity: Identity, expression: Expression) -> dict[str, np.ndarray]:
     crown = _flat(np.cos(_HALF_TURN), 0.02 - 1.34 * np.sin(_HALF_TURN))
     shapes = {"jaw": jaw, "head": np.concatenate([jaw, crown])}
     for side, sign in _SIDES:
-        shapes[f"{side} ear"] = _flat(
-            sign * 1.0 + 0.13 * np.cos(_WHOLE_TURN), 0.08 + 0.24 * np.sin(_WHOLE_TURN), -0.15
-        )
+        shapes[f"{side} ear"] = _flat(sign * 1.0 + 0.13 * np.cos(_WHOLE_TURN), 0.08 + 0.24 * np.sin(_WHOLE_TURN), -0.15)
     return shapes
 
 
@@ -105,7 +101,7 @@ def _brows(identity: Identity, expression: Expression) -> dict[str, np.ndarray]:
     thickness = 0.042 * identity.brow_thickness * (1.0 - 0.6 * outward**2)
     shapes = {}
     for side, sign in _SIDES:
-        smirk = 0.5 * max(0.0, sign * expression.corner_asymmetry)
+        smirk = 0.8 * max(0.0, sign * expression.corner_asymmetry)
         inner = expression.brow_inner_raise
         outer = expression.brow_outer_raise + smirk
         inner_lift = (0.17 if inner > 0 else 0.13) * inner * (1.0 - outward) ** 1.2
@@ -153,11 +149,11 @@ def _mouth(identity: Identity, expression: Expression) -> dict[str, np.ndarray]:
     half_width = 0.34 * identity.mouth_width * (1.0 + (0.26 if stretch > 0 else 0.42) * stretch)
     half_width *= 1.0 + 0.1 * max(expression.lip_corner, 0.0)
     smirk = expression.corner_asymmetry
-    left = 0.15 * expression.lip_corner + 0.19 * max(-smirk, 0.0)
-    right = 0.15 * expression.lip_corner + 0.19 * max(smirk, 0.0)
+    left = 0.15 * expression.lip_corner + 0.23 * max(-smirk, 0.0)
+    right = 0.15 * expression.lip_corner + 0.23 * max(smirk, 0.0)
     corner = np.where(_T < 0, left, right)
     middle = _MOUTH_Y - corner * np.abs(_T) ** 1.6 + 0.3 * (left + right) / 2
-    x = half_width * _T + 0.05 * smirk
+    x = half_width * _T + 0.07 * smirk
 
     roundness = 0.7 - 0.25 * max(-stretch, 0.0)
     lip_raise = expression.upper_lip_raise * (1.0 - np.abs(_T) ** 3)
@@ -175,9 +171,7 @@ def _mouth(identity: Identity, expression: Expression) -> dict[str, np.ndarray]:
         "outer bottom": _curve(x, outer_bottom, 0.08),
         "inner top": _curve(0.93 * x, inner_top, 0.06),
         "inner bottom": _curve(0.93 * x, inner_bottom, 0.06),
-        "upper teeth": _curve(
-            0.93 * x, inner_top + teeth * np.minimum(0.085, inner_bottom - inner_top), 0.06
-        ),
+        "upper teeth": _curve(0.93 * x, inner_top + teeth * np.minimum(0.085, inner_bottom - inner_top), 0.06),
         "tongue": _curve(0.93 * x[4:-4], np.maximum(inner_bottom - 0.09, middle)[4:-4], 0.06),
         "under lip": _curve(0.6 * x, outer_bottom.max() + 0.07 - 0.02 * _ARCH, 0.0),
     }

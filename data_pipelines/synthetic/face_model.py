@@ -292,7 +292,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         skin=_vary(_SKINS[rng.integers(len(_SKINS))], 5, rng),
         hair=_vary(_HAIRS[rng.integers(len(_HAIRS))], 6, rng),
         eye=_vary(_EYES[rng.integers(len(_EYES))], 6, rng),
-        clothes=_vary((110, 110, 120), 55, rng),
+        clothes=_vary((110, 110, 120), 40, rng),
     )
 
 

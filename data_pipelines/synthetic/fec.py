@@ -175,9 +175,7 @@ def _plan_photographs(
     """Photographs, their faces, and the faces' points (N, 12) in the space of true similarity."""
     train = partition == "train"
     count = config.train_photographs if train else config.test_photographs
-    identities = [
-        sample_identity(rng) for _ in range(config.train_identities if train else config.test_identities)
-    ]
+    identities = [sample_identity(rng) for _ in range(config.train_identities if train else config.test_identities)]
     first_identity = 0 if train else config.train_identities
     photographs: list[_Photograph] = []
     faces: list[_Face] = []
@@ -191,9 +189,7 @@ def _plan_photographs(
         for place, (person, placement) in enumerate(zip(group, placements, strict=True)):
             true_class = int(rng.integers(len(EXPRESSIONS)))
             expression = expression_of_class(EXPRESSIONS[true_class], rng.uniform(0.3, 1.0), rng)
-            people.append(
-                (FaceParameters(identities[person], expression, sample_pose(rng), light), placement)
-            )
+            people.append((FaceParameters(identities[person], expression, sample_pose(rng), light), placement))
             faces.append(_Face(number, place, first_identity + person, true_class))
             vectors.append(expression.vector())
         name = hashlib.sha256(f"{seed}/{partition}/{number}".encode()).hexdigest()
@@ -203,9 +199,7 @@ def _plan_photographs(
     return photographs, faces, similarity_points(np.stack(vectors))
 
 
-def _group(
-    group_size: int, config: SyntheticFecConfig, rng: np.random.Generator
-) -> tuple[list[Placement], int, int]:
+def _group(group_size: int, config: SyntheticFecConfig, rng: np.random.Generator) -> tuple[list[Placement], int, int]:
     """People side by side, and the height and width of a picture that holds them."""
     sizes = rng.uniform(*config.face_size) * rng.uniform(0.92, 1.0, group_size)
     largest = float(sizes.max())
@@ -338,8 +332,6 @@ def _ceiling(
         right[triplet.kind] += choice == triplet.odd_one
     return {
         "triplet_accuracy": right.total() / agreed.total(),
-        "triplet_accuracy_by_kind": {
-            kind: right[kind] / agreed[kind] for kind in TRIPLET_KINDS if agreed[kind]
-        },
+        "triplet_accuracy_by_kind": {kind: right[kind] / agreed[kind] for kind in TRIPLET_KINDS if agreed[kind]},
         "triplets": agreed.total(),
     }

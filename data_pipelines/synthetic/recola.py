@@ -182,9 +182,7 @@ def synthesize(out: Path, config: SyntheticRecolaConfig, seed: int) -> None:
             "annotation_delay_s": config.delay_s,
             "annotation_delay_frames": delay_frames,
             "raters": {
-                dimension: {
-                    name: asdict(rater) for name, rater in zip(RATERS, raters[dimension], strict=True)
-                }
+                dimension: {name: asdict(rater) for name, rater in zip(RATERS, raters[dimension], strict=True)}
                 for dimension in DIMENSIONS
             },
             "recordings": {
@@ -247,10 +245,7 @@ def _plan(
     )
     affect = np.clip(_AFFECT_SPREAD * felt, -1.0, 1.0)
     ratings = np.stack(
-        [
-            _ratings(affect[:, index], raters[dimension], config, rng)
-            for index, dimension in enumerate(DIMENSIONS)
-        ]
+        [_ratings(affect[:, index], raters[dimension], config, rng) for index, dimension in enumerate(DIMENSIONS)]
     )
     return _Recording(
         name=name,
@@ -332,9 +327,7 @@ def _write_media(job: tuple[Path, _Recording, int]) -> None:
     sound = np.rint(voice * 32767).astype(np.int16)
     audio_path = out / "RECOLA-Audio-recordings" / f"{recording.name}.wav"
     soundfile.write(audio_path, sound, SAMPLE_RATE_HZ, subtype="PCM_16")
-    _write_video(
-        out / "RECOLA-Video-recordings" / f"{recording.name}.mp4", _frames(recording, size, rng), sound, size
-    )
+    _write_video(out / "RECOLA-Video-recordings" / f"{recording.name}.mp4", _frames(recording, size, rng), sound, size)
 
 
 def _frames(recording: _Recording, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -386,9 +379,7 @@ def _write_video(path: Path, pictures: Iterator[np.ndarray], sound: np.ndarray, 
     """H.264 and AAC in MP4. One thread: only so the bytes don't depend on the machine."""
     per_frame = SAMPLE_RATE_HZ // FRAME_RATE_HZ
     with av.open(str(path), "w") as container:
-        video = container.add_stream(
-            "libx264", rate=FRAME_RATE_HZ, options={"crf": "20", "preset": "superfast"}
-        )
+        video = container.add_stream("libx264", rate=FRAME_RATE_HZ, options={"crf": "20", "preset": "superfast"})
         video.width = video.height = size
         video.pix_fmt = _PIXEL_FORMAT
         video.codec_context.thread_count = 1

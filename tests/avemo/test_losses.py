@@ -37,9 +37,7 @@ def test_classification_loss_by_hand():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
     weights = jnp.array([1.0, 3.0, 1.0])
     expected = [np.log(2), 3 * np.log(4)]
-    np.testing.assert_allclose(
-        losses.classification_loss(logits, jnp.array([0, 1]), weights), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(losses.classification_loss(logits, jnp.array([0, 1]), weights), expected, rtol=1e-6)
 
 
 def test_valence_arousal_loss_by_hand():

@@ -52,9 +52,7 @@ def test_regression_is_exact_however_the_rows_are_batched(cuts):
     x, y = x.astype(np.float64), y.astype(np.float64)
     np.testing.assert_allclose(total.ccc(), [ccc(x[:, i], y[:, i]) for i in range(2)], rtol=1e-4)
     np.testing.assert_allclose(total.pearson(), [pearsonr(x[:, i], y[:, i])[0] for i in range(2)], rtol=1e-4)
-    np.testing.assert_allclose(
-        total.rmse(), [root_mean_squared_error(y[:, i], x[:, i]) for i in range(2)], rtol=1e-5
-    )
+    np.testing.assert_allclose(total.rmse(), [root_mean_squared_error(y[:, i], x[:, i]) for i in range(2)], rtol=1e-5)
 
 
 def test_sign_agreement_by_hand():

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from data_pipelines.errors import DataError
 from data_pipelines.releases.affectnet import COLUMNS, Face, Skip, detect_release, read_split
 
 LANDMARKS = ";".join(str(value) for value in range(136))
 
 
-def write_2017(root: Path, rows: list[str], header: str = ",".join(COLUMNS), lists: str = "Manually_Annotated_file_lists") -> None:
+def write_2017(
+    root: Path, rows: list[str], header: str = ",".join(COLUMNS), lists: str = "Manually_Annotated_file_lists"
+) -> None:
     folder = root / lists
     folder.mkdir(parents=True)
     for name in ("training.csv", "validation.csv"):
@@ -23,13 +26,20 @@ def row(path: str = "1/a.jpg", box: str = "10,20,30,40", expression: str = "3", 
     return f"{path},{box},{LANDMARKS},{expression},{affect}"
 
 
-def write_2021(root: Path, key: str, expression: object = "3", valence: object = "-0.5", arousal: object = "0.25") -> None:
+def write_2021(
+    root: Path, key: str, expression: object = "3", valence: object = "-0.5", arousal: object = "0.25"
+) -> None:
     for split in ("train_set", "val_set"):
         images, annotations = root / split / "images", root / split / "annotations"
         images.mkdir(parents=True, exist_ok=True)
         annotations.mkdir(parents=True, exist_ok=True)
         (images / f"{key}.jpg").write_bytes(b"any")
-        for name, value in (("exp", expression), ("val", valence), ("aro", arousal), ("lnd", np.arange(136.0))):
+        for name, value in (
+            ("exp", expression),
+            ("val", valence),
+            ("aro", arousal),
+            ("lnd", np.arange(136.0)),
+        ):
             np.save(annotations / f"{key}_{name}.npy", np.array(value))
 
 

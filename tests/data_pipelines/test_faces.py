@@ -5,6 +5,8 @@ import io
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from data_pipelines.faces import (
     FACE_TEMPLATE,
     CropConfig,
@@ -16,7 +18,6 @@ from data_pipelines.faces import (
     landmark_template,
     similarity_transform,
 )
-from PIL import Image
 
 RED_BLUE = np.zeros((8, 16, 3), np.uint8)
 RED_BLUE[:, :8, 0] = RED_BLUE[:, 8:, 2] = 255
@@ -94,9 +95,7 @@ def test_outside_repeats_the_edge() -> None:
 
 def test_a_box_is_clipped_to_the_picture() -> None:
     image = ramp()
-    np.testing.assert_array_equal(
-        crop_box(image, (-100, -100, 16, 16), CropConfig(size=16)), image[:16, :16]
-    )
+    np.testing.assert_array_equal(crop_box(image, (-100, -100, 16, 16), CropConfig(size=16)), image[:16, :16])
     for outside in ((60, 0, 80, 20), (-20, 0, 0, 20), (0, 40, 20, 60), (59.5, 0, 80, 20)):
         assert crop_box(image, outside, CropConfig(size=16)) is None
 

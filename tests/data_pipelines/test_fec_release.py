@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from data_pipelines.errors import DataError
 from data_pipelines.releases.fec import Skip, Triplet, check_source, odd_one_out, photograph_path, read_split
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from data_pipelines.errors import DataError
 from data_pipelines.gold_standard import avec_gold_standard, gold_standard, pairwise_ccc
 from data_pipelines.releases.recola import PARTITIONS, Recording, Skip, read_recordings
@@ -13,7 +14,10 @@ HEADER = "time;FM1 ;FM2 ;FM3 "
 
 def write(root: Path, name: str, valence: list[str] | None = None, arousal: list[str] | None = None) -> None:
     rows = ["0.00;0.1;0.2;0.3", "0.04;0.4;0.5;0.6", "0.08;-1;0;1"]
-    for dimension, lines in (("valence", valence or [HEADER, *rows]), ("arousal", arousal or [HEADER, *rows])):
+    for dimension, lines in (
+        ("valence", valence or [HEADER, *rows]),
+        ("arousal", arousal or [HEADER, *rows]),
+    ):
         folder = root / "RECOLA-Annotation/emotional_behaviour" / dimension
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from data_pipelines.errors import DataError
 from data_pipelines.sound import fit_to_frames, has_voice, load_sound, resample, to_int16
 
@@ -42,7 +43,14 @@ def test_640_samples_per_frame(samples: int) -> None:
 
 
 def test_int16_by_hand() -> None:
-    assert to_int16(np.array([0, 0.5, -1, 1, 2, -2], np.float32)).tolist() == [0, 16384, -32768, 32767, 32767, -32768]
+    assert to_int16(np.array([0, 0.5, -1, 1, 2, -2], np.float32)).tolist() == [
+        0,
+        16384,
+        -32768,
+        32767,
+        32767,
+        -32768,
+    ]
 
 
 def test_silence_is_no_voice() -> None:

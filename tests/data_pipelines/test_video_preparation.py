@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from data_pipelines.errors import DataError
 from data_pipelines.faces import FACE_TEMPLATE, CropConfig, FoundFace, decode_image
 from data_pipelines.video import face_crops, frames, load_sound_track, track_face

@@ -1,0 +1,243 @@
+"""Loading: every record exactly once, an order that depends on the seed alone, and exact resuming."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines import loaders
+from data_pipelines.builders import AffectNetPreparation, FecPreparation, prepare_affectnet, prepare_fec
+from data_pipelines.errors import DataError
+from data_pipelines.releases.affectnet import COLUMNS
+from data_pipelines.releases.fec import photograph_path
+
+FACES = 23
+
+
+def flat(level: int) -> bytes:
+    return cv2.imencode(".png", np.full((32, 32, 3), level, np.uint8))[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AffectNet: face n is grey of level 10 · n. FEC: faces and triplets of consecutive levels."""
+    root = tmp_path_factory.mktemp("prepared")
+    images = root / "affectnet_source/Manually_Annotated_Images/1"
+    images.mkdir(parents=True)
+    rows = [",".join(COLUMNS)]
+    for number in range(FACES):
+        (images / f"{number}.jpg").write_bytes(flat(10 * number))
+        affect = "-2,-2" if number % 2 else f"{number / 100},{-number / 100}"
+        rows.append(f"1/{number}.jpg,0,0,32,32,,{number % 8},{affect}")
+    lists = root / "affectnet_source/Manually_Annotated_file_lists"
+    lists.mkdir()
+    for name in ("training.csv", "validation.csv"):
+        (lists / name).write_text("\n".join(rows))
+    prepare_affectnet(root / "affectnet_source", root, AffectNetPreparation(size=32, processes=1))
+
+    source = root / "fec_source"
+    for number in range(13):
+        path = photograph_path(source, f"u{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(flat(10 * number))
+    kinds = ("ONE", "TWO", "THREE")
+    triplets = [
+        ",".join(f"u{face},0,1,0,1" for face in (number, number + 1, number + 2))
+        + f",{kinds[number % 3]}_CLASS_TRIPLET,a,1"
+        for number in range(11)
+    ]
+    for split in ("train", "test"):
+        (source / f"faceexp-comparison-data-{split}-public.csv").write_text("\n".join(triplets))
+    prepare_fec(source, root, FecPreparation(size=32, processes=1))
+    return root
+
+
+def assert_equal(batch: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert batch.keys() == other.keys()
+    for name in batch:
+        np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_a_face_batch(prepared: Path) -> None:
+    batch = next(loaders.face_batches(prepared, batch_size=8, seed=0))
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "image": ((8, 32, 32, 3), "uint8"),
+        "expression": ((8,), "int32"),
+        "valence_arousal": ((8, 2), "float32"),
+        "valence_arousal_valid": ((8,), "bool"),
+        "index": ((8,), "int64"),
+    }
+    number = batch["index"]
+    np.testing.assert_allclose(batch["image"].mean(axis=(1, 2, 3)), 10 * number, atol=1)
+    np.testing.assert_array_equal(batch["expression"], number % 8)
+    np.testing.assert_array_equal(batch["valence_arousal_valid"], number % 2 == 0)
+    expected = np.where(number[:, None] % 2 == 0, number[:, None] / 100 * [1, -1], 0)
+    np.testing.assert_allclose(batch["valence_arousal"], expected, atol=1e-6)
+
+
+def test_a_triplet_batch_ends_with_the_odd_face(prepared: Path) -> None:
+    batch = next(loaders.triplet_batches(prepared, batch_size=4, seed=0))
+    assert batch["image"].shape == (4, 3, 32, 32, 3)
+    assert (batch["kind"].dtype, batch["index"].dtype) == (np.int32, np.int64)
+    levels = batch["image"].mean(axis=(2, 3, 4))
+    # Face 1 of 1, 2, 3 was named the odd one.
+    np.testing.assert_allclose(levels, 10 * (batch["index"][:, None] + [1, 2, 0]), atol=1)
+    np.testing.assert_array_equal(batch["kind"], batch["index"] % 3)
+
+
+def test_an_epoch_holds_every_face_once_and_the_next_comes_in_another_order(prepared: Path) -> None:
+    batches = loaders.face_batches(prepared, batch_size=1, seed=3)
+    epochs = [[int(next(batches)["index"][0]) for _ in range(FACES)] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(FACES))
+    assert epochs[0] != epochs[1]
+
+
+def test_the_order_depends_on_the_seed_and_not_on_threads(prepared: Path) -> None:
+    def order(seed: int, threads: int) -> list[int]:
+        batches = loaders.face_batches(prepared, batch_size=5, seed=seed, threads=threads)
+        return [int(index) for _ in range(12) for index in next(batches)["index"]]
+
+    assert order(0, 1) == order(0, 4) == order(0, 0)
+    assert order(0, 1) != order(1, 1)
+
+
+@pytest.mark.parametrize("stream", ["faces", "triplets", "windows"])
+def test_resuming_is_exact(prepared: Path, stream: str) -> None:
+    def start() -> Any:
+        if stream == "faces":
+            return loaders.face_batches(prepared, batch_size=4, seed=0)
+        if stream == "triplets":
+            return loaders.triplet_batches(prepared, batch_size=4, seed=0)
+        return loaders.window_batches(recordings(), window_frames=7, batch_size=3, seed=0)
+
+    through = start()
+    for _ in range(5):
+        next(through)
+    state = through.get_state()
+    expected = [next(through) for _ in range(12)]
+    resumed = start()
+    resumed.set_state(state)
+    for batch in expected:
+        assert_equal(next(resumed), batch)
+
+
+@pytest.mark.parametrize("shard_count", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 64])
+def test_evaluation_sees_every_record_exactly_once(prepared: Path, batch_size: int, shard_count: int) -> None:
+    seen: Counter[int] = Counter()
+    batch_counts = set()
+    for shard in range(shard_count):
+        batches = list(
+            loaders.face_eval_batches(prepared, batch_size=batch_size, shard_index=shard, shard_count=shard_count)
+        )
+        batch_counts.add(len(batches))
+        assert all(len(batch["valid"]) == batch_size for batch in batches)
+        order = [int(i) for batch in batches for i in batch["index"][batch["valid"]]]
+        assert order == sorted(order)
+        seen.update(order)
+    assert seen == Counter(range(FACES))
+    assert len(batch_counts) == 1
+
+
+def test_evaluation_of_triplets_fills_up_with_repetitions(prepared: Path) -> None:
+    batches = list(loaders.triplet_eval_batches(prepared, batch_size=4))
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 10]]
+    assert [int(batch["valid"].sum()) for batch in batches] == [4, 4, 3]
+
+
+def test_hosts_share_the_training_faces(prepared: Path) -> None:
+    seen: list[int] = []
+    for shard, own in ((0, 12), (1, 11)):
+        batches = loaders.face_batches(prepared, batch_size=1, seed=0, shard_index=shard, shard_count=2)
+        seen += [int(next(batches)["index"][0]) for _ in range(own)]
+    assert sorted(seen) == list(range(FACES))
+    with pytest.raises(DataError, match="23 records"):
+        loaders.face_batches(prepared, batch_size=1, seed=0, shard_index=23, shard_count=24)
+
+
+def test_metadata(prepared: Path) -> None:
+    assert loaders.class_counts(prepared) == (3, 3, 3, 3, 3, 3, 3, 2)
+    prints = {loaders.fingerprint(prepared, name) for name in ("affectnet", "fec")}
+    assert len(prints) == 2
+    assert all(len(text) == 64 for text in prints)
+
+
+def test_what_is_not_there_is_named(prepared: Path, tmp_path: Path) -> None:
+    for call in (
+        lambda: loaders.face_batches(tmp_path, batch_size=1, seed=0),
+        lambda: loaders.class_counts(tmp_path),
+        lambda: loaders.fingerprint(tmp_path, "affectnet"),
+    ):
+        with pytest.raises(DataError, match="avemo prepare affectnet"):
+            call()
+    with pytest.raises(DataError, match="avemo prepare fec"):
+        loaders.triplet_batches(tmp_path, batch_size=1, seed=0)
+    with pytest.raises(DataError, match="avemo prepare recola"):
+        loaders.recordings(tmp_path, "train")
+    with pytest.raises(DataError, match="no split test; there are train, validation"):
+        loaders.face_batches(prepared, batch_size=1, seed=0, split="test")
+
+
+def test_tfds_reads_what_we_wrote(prepared: Path) -> None:
+    builder = tfds.builder_from_directory(prepared / "affectnet/1.0.0")
+    record = builder.as_data_source(split="train")[3]
+    assert record["expression"] == 3
+    assert record["image"].shape == (32, 32, 3)
+    records = loaders.open_split(prepared, "affectnet", "train")
+    assert cv2.imdecode(np.frombuffer(records[3]["image"][0], np.uint8), -1).shape == (32, 32, 3)
+    assert io.BytesIO(records[3]["image"][0]).read(2) == b"\xff\xd8"
+
+
+def recordings() -> list[dict[str, Any]]:
+    """Two recordings whose rows say which frame of which recording they are."""
+    return [
+        {
+            "name": f"P{which}",
+            "voice_valid": True,
+            "face": np.arange(frames) + 1000 * which,
+            "waveform": np.repeat(np.arange(frames, dtype=np.float32) + 1000 * which, 640),
+        }
+        for which, frames in enumerate((30, 50, 5))
+    ]
+
+
+def test_windows_cut_all_arrays_alike() -> None:
+    batches = loaders.window_batches(recordings(), window_frames=7, batch_size=4, seed=0)
+    for _ in range(20):
+        batch = next(batches)
+        assert batch.keys() == {"face", "waveform"}
+        assert batch["face"].shape == (4, 7)
+        assert batch["waveform"].shape == (4, 7 * 640)
+        assert (np.diff(batch["face"], axis=1) == 1).all()
+        np.testing.assert_array_equal(batch["waveform"][:, ::640], batch["face"])
+
+
+def test_windows_reach_everywhere_and_differ_between_epochs() -> None:
+    batches = loaders.window_batches(recordings(), window_frames=7, batch_size=11, seed=0)  # 4 + 7 per epoch
+    epochs = [sorted(next(batches)["face"][:, 0].tolist()) for _ in range(200)]
+    assert all(sum(start < 1000 for start in epoch) == 4 for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert {start for epoch in epochs for start in epoch} == {*range(24), *range(1000, 1044)}
+
+
+def test_windows_share_among_hosts() -> None:
+    def starts(shard: int) -> list[float]:
+        batches = loaders.window_batches(
+            recordings(), window_frames=7, batch_size=5, seed=0, shard_index=shard, shard_count=2
+        )
+        return [start for _ in range(4) for start in next(batches)["face"][:, 0].tolist()]
+
+    assert starts(0) != starts(1)
+
+
+def test_windows_that_fit_nowhere() -> None:
+    with pytest.raises(DataError, match="window of 51 frames"):
+        loaders.window_batches(recordings(), window_frames=51, batch_size=1, seed=0)
+    uneven = [{"face": np.zeros(10), "labels": np.zeros((9, 2))}]
+    with pytest.raises(DataError, match="differ in their number of frames"):
+        loaders.window_batches(uneven, window_frames=5, batch_size=1, seed=0)
