@@ -1,12 +1,12 @@
 """Prepared datasets: what the readers yield, cut, encoded and written as ArrayRecord by TFDS builders.
 
 `prepare_affectnet`, `prepare_fec` and `prepare_recola` are the way in. A prepared dataset lies in
-`out/<name>/<version>/` with its metadata: how the faces were cut, what was counted, what was skipped and why, and a
-fingerprint of the records. TFDS writes into a folder of another name and renames it at the end, so a dataset whose
-folder exists is complete.
+`out/<name>/<version>/` with its metadata: how the faces were cut, what was counted, what was skipped and why,
+and a fingerprint of the records. TFDS writes into a folder of another name and renames it at the end, so a
+dataset whose folder exists is complete.
 
-Records lie in the order of the release's list and don't depend on the number of processes. Images are handed to TFDS
-as encoded bytes, so TensorFlow is needed neither to write nor to read.
+Records lie in the order of the release's list and don't depend on the number of processes. Images are handed
+to TFDS as encoded bytes, so TensorFlow is needed neither to write nor to read.
 """
 
 import contextlib
@@ -56,6 +56,8 @@ def _processors() -> int:
 @dataclass(frozen=True)
 class AffectNetPreparation(CropConfig):
     """How AffectNet is prepared; size, margin and jpeg_quality as in `CropConfig`.
+
+    The pictures of the 2021 release are cut to the face already: a margin around them repeats their edge.
 
     Attributes:
         release: The form that the source folder has; "auto" finds out by looking.
@@ -109,7 +111,7 @@ class FecPreparation(CropConfig):
 
 
 def prepare_fec(source: Path, out: Path, config: FecPreparation) -> Path:
-    """Prepares FEC: every face once as `out/fec/faces/1.0.0`, triplets of their positions as `out/fec/triplets/1.0.0`.
+    """Prepares FEC: `out/fec/faces/1.0.0` holds every face once, `out/fec/triplets/1.0.0` positions in it.
 
     Both have the splits "train" and "test"; a triplet's faces lie in the split of the same name.
 
@@ -156,8 +158,8 @@ class RecolaPreparation(CropConfig):
 def prepare_recola(source: Path, out: Path, config: RecolaPreparation) -> Path:
     """Prepares RECOLA as `out/recola/1.0.0`: one record per recording, splits "train", "dev" and "test".
 
-    A split that has no recording is left out. Videos shorter than their annotation are filled up with frames without
-    a face, longer ones are cut; so is the sound.
+    A split that has no recording is left out. Videos shorter than their annotation are filled up with frames
+    without a face, longer ones are cut; so is the sound.
 
     Args:
         source: The folder that the release was unpacked into; only read.
@@ -181,8 +183,8 @@ def summarize(folder: Path) -> dict[str, Any]:
         folder: As returned by a `prepare_…` function.
 
     Returns:
-        For every split the number of records, other counts and the number of things skipped, by reason. For FEC the
-        same by part: "faces" and "triplets".
+        For every split the number of records, other counts and the number of things skipped, by reason. For
+        FEC the same by part: "faces" and "triplets".
     """
     if folder.name != VERSION:
         return {part: summarize(folder / part / VERSION) for part in ("faces", "triplets")}

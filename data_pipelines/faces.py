@@ -1,8 +1,8 @@
 """Pictures of faces: decode, find, crop or align, encode. Arrays are uint8 H×W×3 in RGB order everywhere.
 
 Two ways lead to a face crop, and both frame the face alike, because one network learns from the first and is
-used on the second: `crop_box` cuts the box that a corpus gives, `align_by_landmarks` turns and scales a face so that
-eyes, nose and mouth corners lie where they lie, on average, in such a box (`FACE_TEMPLATE`).
+used on the second: `crop_box` cuts the box that a corpus gives, `align_by_landmarks` turns and scales a face
+so that eyes, nose and mouth corners lie where they lie, on average, in such a box (`FACE_TEMPLATE`).
 """
 
 import io
@@ -19,7 +19,11 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, right and bottom exclusive."""
 
 FACE_TEMPLATE = np.array([[0.31, 0.39], [0.69, 0.39], [0.50, 0.60], [0.345, 0.78], [0.655, 0.78]])
-"""Left eye, right eye, nose tip, left and right mouth corner (as the viewer sees them) as fractions of a face box."""
+"""Left eye, right eye, nose tip, left and right mouth corner (as the viewer sees them) as fractions of a face box.
+
+Our choice, for boxes that reach from the forehead to the chin, as AffectNet's do. The medians over 336 photographed
+faces in such boxes, as `FaceFinder` sees them, lie within 0.035 of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class FoundFace:
 class FaceFinder:
     """Finds faces and their five landmarks with MTCNN (Zhang et al. 2016), through OpenCV.
 
-    Pictures whose shorter side exceeds `working_size` are shrunk to it first (our choice): the time that finding
-    takes grows with the number of pixels, and faces worth looking at are large.
+    Pictures whose shorter side exceeds `working_size` are shrunk to it first (our choice): the time that
+    finding takes grows with the number of pixels, and faces worth looking at are large.
     """
 
     def __init__(self, working_size: int = 360, min_face_share: float = 0.1) -> None:
@@ -114,8 +118,8 @@ def _area(box: Box) -> float:
 def decode_image(data: bytes) -> np.ndarray | None:
     """Decodes a picture by its content, whatever its file name says.
 
-    OpenCV reads most; Pillow what OpenCV can't. An orientation in the EXIF header is ignored, because the boxes
-    and landmarks of the corpora count pixels as they are stored.
+    OpenCV reads most; Pillow what OpenCV can't. An orientation in the EXIF header is ignored, because the
+    boxes and landmarks of the corpora count pixels as they are stored.
 
     Args:
         data: The file's bytes.
@@ -148,8 +152,8 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 def crop_box(image: np.ndarray, box: Box | None, config: CropConfig) -> np.ndarray | None:
     """Cuts the square around a face box and resizes it.
 
-    The box is clipped to the picture and made square around its centre, the margin added; what then lies outside
-    the picture repeats its edge. Shrinking averages areas, enlarging is bicubic.
+    The box is clipped to the picture and made square around its centre, the margin added; what then lies
+    outside the picture repeats its edge. Shrinking averages areas, enlarging is bicubic.
 
     Args:
         image: uint8 RGB, H×W×3.
@@ -194,8 +198,8 @@ def landmark_template(config: CropConfig) -> np.ndarray:
 def align_by_landmarks(image: np.ndarray, landmarks: np.ndarray, config: CropConfig) -> np.ndarray:
     """Turns, scales and shifts a face so that its landmarks meet the template; no shear, no mirroring.
 
-    What lies outside the picture repeats its edge. A face larger than the crop is first warped at a whole multiple
-    of the crop's size and then averaged down, so that it doesn't alias.
+    What lies outside the picture repeats its edge. A face larger than the crop is first warped at a whole
+    multiple of the crop's size and then averaged down, so that it doesn't alias.
 
     Args:
         image: uint8 RGB, H×W×3.

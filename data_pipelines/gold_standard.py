@@ -36,9 +36,10 @@ def rater_mean(traces: np.ndarray) -> np.ndarray:
 def avec_gold_standard(traces: np.ndarray) -> np.ndarray:
     """The gold standard of the AVEC challenges (Valstar et al. 2016).
 
-    gs(t) = mean_r x_r(t) - mean_r m_r + (Σ_r m_r w_r) / (Σ_r w_r), where m_r is the mean of rater r over the file and
-    w_r the mean CCC of rater r with every other rater. Where the weights sum to zero or less, as with raters who
-    contradict each other, the weighted mean is meaningless and the plain mean is returned (our choice).
+    gs(t) = mean_r x_r(t) - mean_r m_r + (Σ_r m_r w_r) / (Σ_r w_r), where m_r is the mean of rater r over the
+    file and w_r the mean CCC of rater r with every other rater. Where the weights sum to zero or less, as
+    with raters who contradict each other, the weighted mean is meaningless and the plain mean is returned
+    (our choice).
 
     Args:
         traces: float, T×R, with at least two raters.

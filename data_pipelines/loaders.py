@@ -1,9 +1,10 @@
 """Grain loaders: prepared datasets in, batches of numpy arrays out.
 
 The iterators for training are endless, shuffled anew in every epoch, and can say and resume their position
-(`get_state`, `set_state`). The order depends on the seed alone, never on the number of threads. Hosts share a dataset by
-`shard_index` and `shard_count`: each takes every `shard_count`-th record, before shuffling. Evaluation goes once over
-everything, in order, and fills the last batch up with repetitions whose `valid` is False.
+(`get_state`, `set_state`). The order depends on the seed alone, never on the number of threads. Hosts share a
+dataset by `shard_index` and `shard_count`: each takes every `shard_count`-th record, before shuffling.
+Evaluation goes once over everything, in order, and fills the last batch up with repetitions whose `valid` is
+False.
 """
 
 import hashlib
@@ -69,8 +70,8 @@ def face_batches(
         threads: Threads that read and decode.
 
     Returns:
-        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B, "valence_arousal" float32 B×2
-        (zeros where missing), "valence_arousal_valid" bool B, "index" int64 B (position in the split).
+        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B, "valence_arousal" float32
+        B×2 (zeros where missing), "valence_arousal_valid" bool B, "index" int64 B (position in the split).
 
     Raises:
         DataError: AffectNet isn't prepared, or this shard holds no record.
@@ -118,8 +119,8 @@ def triplet_batches(
         threads: Threads that read and decode.
 
     Returns:
-        An iterator over dicts: "image" uint8 B×3×H×W×3 (RGB; the odd one out comes last), "kind" int32 B (position in
-        `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
+        An iterator over dicts: "image" uint8 B×3×H×W×3 (RGB; the odd one out comes last), "kind" int32 B
+        (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
 
     Raises:
         DataError: FEC isn't prepared, or this shard holds no record.
@@ -154,8 +155,8 @@ def recordings(data_dir: Path, split: str) -> Iterator[dict[str, Any]]:
 
     Yields:
         "name"; "frames" uint8 T×H×W×3 (RGB, black where no face was found); "face_valid" bool T; "waveform" float32,
-        640·T samples at 16 kHz in [-1, 1); "voice_valid" bool; "ratings" float32 T×R×2 and "gold_standard" float32
-        T×2, in the order of `avemo.labels.DIMENSIONS`.
+        640·T samples at 16 kHz in [-1, 1); "voice_valid" bool; "ratings" float32 T×R×2 and "gold_standard"
+        float32 T×2, in the order of `avemo.labels.DIMENSIONS`.
 
     Raises:
         DataError: RECOLA isn't prepared, or has no such split.
@@ -178,8 +179,8 @@ def window_batches(
     In every epoch a recording of T frames gives ⌊T / window_frames⌋ windows, each starting anywhere in it.
 
     Args:
-        recordings: Dicts of arrays whose first axis is time: T rows, or 640·T samples under the key "waveform".
-            Anything that is no array with such an axis is left out.
+        recordings: Dicts of arrays whose first axis is time: T rows, or 640·T samples under the key
+            "waveform". Anything that is no array with such an axis is left out.
         window_frames: Frames per window (W).
         batch_size: Windows per batch (B), on this host.
         seed: Determines order and places.
@@ -197,7 +198,7 @@ def window_batches(
     places = [which for which, frames in enumerate(lengths) for _ in range(frames // window_frames)]
     if not places[shard_index::shard_count]:
         raise DataError(
-            f"no recording is as long as a window of {window_frames} frames (longest: {max(lengths, default=0)} frames), "
+            f"no recording is as long as a window of {window_frames} frames (longest: {max(lengths, default=0)}), "
             "or there are fewer windows than hosts; choose shorter windows"
         )
 
@@ -210,7 +211,11 @@ def window_batches(
 
     dataset = grain.MapDataset.source(places).seed(seed)[shard_index::shard_count].shuffle().repeat().random_map(cut)
     # The arrays are in memory: threads would only contend for the interpreter.
-    return iter(dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
+    return iter(
+        dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(
+            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        )
+    )
 
 
 class _Loader:
@@ -260,7 +265,13 @@ def _training_iterator(
 ) -> grain.DatasetIterator:
     if shard_index >= len(source):
         raise DataError(f"{len(source)} records can't be shared among {shard_count} hosts; use fewer hosts")
-    dataset = grain.MapDataset.source(source).seed(seed)[shard_index::shard_count].shuffle().repeat().batch(batch_size, drop_remainder=True)
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)[shard_index::shard_count]
+        .shuffle()
+        .repeat()
+        .batch(batch_size, drop_remainder=True)
+    )
     return iter(dataset.to_iter_dataset(_read_options(threads)))
 
 

@@ -1,7 +1,7 @@
 """Prepared datasets on disk: where they lie, what their metadata says, and their records by position.
 
-Records are parsed here rather than by TFDS: its own parser is slower and can't return a sequence of images without
-TensorFlow.
+Records are parsed here rather than by TFDS: its own parser is slower and can't return a sequence of images
+without TensorFlow.
 """
 
 import json

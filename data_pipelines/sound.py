@@ -17,7 +17,8 @@ def load_sound(path: Path) -> np.ndarray:
     """Loads a sound file.
 
     Args:
-        path: Any file that libsndfile reads, such as WAV or FLAC. For containers with video see `video.load_sound_track`.
+        path: Any file that libsndfile reads, such as WAV or FLAC. For containers with video see
+            `video.load_sound_track`.
 
     Returns:
         float32 in [-1, 1], mono (the mean of the channels), 16 kHz.

@@ -1,7 +1,7 @@
 """Video: frames at 25 Hz, the sound track, and one aligned face per frame. Frames are uint8 RGB, H×W×3.
 
-Memory stays constant however long the video is: frames are decoded one after another, and twice: once to find the
-face, once to cut it.
+Memory stays constant however long the video is: frames are decoded one after another, and twice: once to find
+the face, once to cut it.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,8 @@ class FaceTrack:
     """Where the face is in each frame.
 
     Attributes:
-        landmarks: float64, T×5×2, in pixels, in the order of `faces.FACE_TEMPLATE`; zeros where there is none.
+        landmarks: float64, T×5×2, in pixels, in the order of `faces.FACE_TEMPLATE`; zeros where there is
+            none.
         valid: bool, T: whether the frame has a face.
     """
 
@@ -41,8 +42,8 @@ class FaceTrack:
 def frames(path: Path) -> Iterator[np.ndarray]:
     """Decodes a video at 25 frames per second.
 
-    Frame k is the one whose time is nearest to k / 25 s after the first; a video at 25 Hz keeps every frame, of others
-    some are left out or repeated. A video that lasts D seconds gives 25 · D frames, rounded.
+    Frame k is the one whose time is nearest to k / 25 s after the first; a video at 25 Hz keeps every frame,
+    of others some are left out or repeated. A video that lasts D seconds gives 25 · D frames, rounded.
 
     Args:
         path: Any video that FFmpeg reads.
@@ -98,8 +99,9 @@ def load_sound_track(path: Path) -> np.ndarray:
 def track_face(images: Iterator[np.ndarray], finder: FaceFinder, detect_every: int) -> FaceTrack:
     """Follows one face through a video: the largest at first, then the one nearest to where it was.
 
-    Between two detections of the same face its landmarks are interpolated; between a detection and a miss, or another
-    face, the nearer end's are held. Frames with a face on neither side have none. Finally landmarks are smoothed.
+    Between two detections of the same face its landmarks are interpolated; between a detection and a miss, or
+    another face, the nearer end's are held. Frames with a face on neither side have none. Finally landmarks
+    are smoothed.
 
     Args:
         images: The frames.

@@ -15,10 +15,10 @@ from rich.console import Console
 from avemo.stages import fusion, student, teacher
 from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
 from launch.errors import LaunchError
-from launch.evaluate import RESULTS_FILE, Evaluate
+from launch.evaluate import Evaluate
 from launch.loop import Rhythm
 from launch.prepare import PrepareAffectNet, PrepareFec, PrepareRecola
-from launch.report import print_table, write_report
+from launch.report import RESULTS_FILE, Report
 from launch.runs import read_record, write_json
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
 from launch.train import TrainFusion, TrainStudent, TrainTeacher
@@ -73,8 +73,6 @@ class Demo:
         for number, (title, part) in enumerate(parts.items(), 1):
             console.rule(f"[bold]{number}/{len(parts)} {title}", align="left")
             part()
-        print_table(json.loads((self.out / RESULTS_FILE).read_text()))
-        print(f"report: {write_report(self.out)}")
 
     def _claim_folder(self) -> None:
         """Keep demos of different seeds apart."""
@@ -96,8 +94,11 @@ class Demo:
         path = self.out / RESULTS_FILE
         if path.exists():
             evaluated = json.loads(path.read_text())["provenance"]["runs"]
-            if evaluated == {name: asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()}:
+            if evaluated == {
+                name: asdict(read_record(run)) | {"path": str(run.absolute())} for name, run in runs.items()
+            }:
                 print(f"reused: {path}")
+                Report(self.out)()
                 return
         truth = tuple(corpora / name / "truth.json" for name in CORPORA)
         Evaluate(data, self.out, runs["teacher"], runs["student"], runs["fusion"], truth=truth)()

@@ -1,4 +1,4 @@
-"""`avemo evaluate`: score trained networks on the evaluation partitions and write `results.json`.
+"""`avemo evaluate`: score trained networks on the evaluation partitions and write `results.json` and `report.html`.
 
 Beside it `predictions.npz` keeps what the report draws: samples of faces, and traces of valence and arousal.
 """
@@ -24,7 +24,6 @@ from avemo.models.fusion import FusionNetwork, init_variables
 from avemo.stages import fusion, supervision
 from avemo.stages.fusion import FusionTraining
 from data_pipelines import loaders
-from data_pipelines.records import dataset_folder, read_metadata
 from launch.checkpoints import Checkpoints
 from launch.errors import LaunchError
 from launch.evaluation import (
@@ -37,12 +36,11 @@ from launch.evaluation import (
     swap_voices,
 )
 from launch.mesh import data_mesh, put_batch
+from launch.prepare import check_image_size, preparations
+from launch.report import PREDICTIONS_FILE, RESULTS_FILE, print_table, write_report
 from launch.runs import command_line, package_versions, read_record, stage_config, write_json
 from launch.speed import measure_speed
 from launch.train import load_embedded, load_face_network
-
-RESULTS_FILE = "results.json"
-PREDICTIONS_FILE = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Evaluate:
     truth: tuple[Path, ...] = ()
 
     def __call__(self) -> None:
-        """Score, write results.json and predictions.npz."""
+        """Score, and write results.json, predictions.npz and report.html."""
         mesh = data_mesh()
         results: dict[str, Any] = {"affectnet": {}, "fec": {}, "recola": {}, "ceiling": {}, "speed": {}}
         arrays: dict[str, np.ndarray] = {}
@@ -87,7 +85,8 @@ class Evaluate:
         self.out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.out / PREDICTIONS_FILE, allow_pickle=False, **arrays)
         write_json(self.out / RESULTS_FILE, results)
-        print(f"results: {self.out / RESULTS_FILE}")
+        print_table(results)
+        print(f"results: {self.out / RESULTS_FILE}\nreport: {write_report(self.out)}")
 
 
 def evaluate_face_network(
@@ -95,6 +94,7 @@ def evaluate_face_network(
 ) -> None:
     """Add a teacher's or student's figures, its confusion matrix and its predictions on sample faces."""
     config, variables = load_face_network(run, mesh)
+    check_image_size(data, "affectnet", config.image_size)
     network = FaceNetwork(config)
     size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
 
@@ -183,15 +183,6 @@ def evaluate_fusion(
             arrays[f"recola/{recording['name']}/{name}"] = values[i, : len(label)][valid]
 
 
-def preparations(data: Path) -> dict[str, dict[str, Any]]:
-    """How each corpus that lies in a folder was prepared, by the corpus' name."""
-    folders = {
-        corpus: dataset_folder(data, part)
-        for corpus, part in (("affectnet", "affectnet"), ("fec", "fec/triplets"), ("recola", "recola"))
-    }
-    return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
-
-
 def read_ceiling(path: Path) -> dict[str, Any]:
     """The figures that a perfect model would reach on a synthetic corpus, under the corpus' name."""
     try:
@@ -212,5 +203,5 @@ def provenance(data: Path, runs: Mapping[str, Path]) -> dict[str, Any]:
             corpus: {"fingerprint": loaders.fingerprint(data, corpus), **preparation}
             for corpus, preparation in preparations(data).items()
         },
-        "runs": {name: asdict(read_record(run)) | {"path": str(run)} for name, run in runs.items()},
+        "runs": {name: asdict(read_record(run)) | {"path": str(run.absolute())} for name, run in runs.items()},
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +10,8 @@ from tyro.conf import arg
 
 from data_pipelines import builders
 from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
-from data_pipelines.records import VERSION
+from data_pipelines.records import VERSION, dataset_folder, read_metadata
+from launch.errors import LaunchError
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,22 @@ def print_counts(folder: Path) -> None:
             else:
                 table.add_row(split, name.replace("_", " "), str(value))
     Console().print(table)
+
+
+def preparations(data: Path) -> dict[str, dict[str, Any]]:
+    """How each corpus that lies in a folder was prepared, by the corpus' name."""
+    folders = {
+        corpus: dataset_folder(data, part)
+        for corpus, part in (("affectnet", "affectnet"), ("fec", "fec/triplets"), ("recola", "recola"))
+    }
+    return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
+
+
+def check_image_size(data: Path, corpus: str, image_size: int) -> None:
+    """Raise LaunchError where a corpus was prepared with faces smaller than a network takes."""
+    size = preparations(data).get(corpus, {}).get("size", image_size)
+    if size < image_size:
+        raise LaunchError(
+            f"{data / corpus}: the prepared faces are {size}x{size} pixels, the network wants "
+            f"{image_size}x{image_size}: prepare them again with --size {image_size} or more"
+        )

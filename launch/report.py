@@ -292,11 +292,9 @@ def face_corpora(results: Mapping[str, Any]) -> list[str]:
 
 def show(value: float | None, form: str, unit: float = 1.0) -> str:
     """A figure as text; nothing where there is no figure."""
-    return (
-        ""
-        if value is None or math.isnan(value)
-        else form.format(value * unit).replace("%", "\N{NARROW NO-BREAK SPACE}%")
-    )
+    if value is None or math.isnan(value):
+        return ""
+    return form.format(value * unit).replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def find(results: Mapping[str, Any], *path: str) -> Any:

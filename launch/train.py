@@ -33,6 +33,7 @@ from launch.evaluation import (
 )
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import check_batch_size, data_mesh
+from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 
 Preset = Literal["demo", "small", "paper"]
@@ -160,6 +161,8 @@ class TrainFusion(Run):
 def train_faces(run: Run, record: RunRecord, config: TeacherTraining | Distillation, stage: Stage) -> None:
     """What teacher and student have in common: faces in, AffectNet and FEC figures out."""
     mesh = data_mesh()
+    for corpus in record.inputs.keys() & {"affectnet", "fec"}:
+        check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size}
     streams = {"affectnet": loaders.face_batches(run.data, batch_size=config.batch_size, seed=run.seed)}
     if config.triplet_batch_size:
@@ -222,6 +225,7 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
 def load_embedded(data: Path, split: str, face: Path, mesh: Mesh) -> list[dict[str, Any]]:
     """All recordings of a RECOLA partition with the face network's embeddings in place of their frames."""
     config, variables = load_face_network(face, mesh)
+    check_image_size(data, "recola", config.image_size)
     recordings: Iterable[Mapping[str, Any]] = tqdm(
         loaders.recordings(data, split), desc=f"embed {split} faces", unit="recording"
     )

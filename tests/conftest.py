@@ -8,3 +8,38 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+import sys  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Tiny synthetic corpora, prepared."""
+
+    corpora: Path
+    data: Path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Corpora in the releases' forms and what `avemo prepare` makes of them; shared by the tests of one worker."""
+    root = tmp_path_factory.mktemp("tiny")
+    for corpus in ("affectnet", "fec", "recola"):
+        source = root / "corpora" / corpus
+        avemo("synthesize", corpus, "--out", source, "--preset", "tiny")
+        avemo("prepare", corpus, "--source", source, "--out", root / "data", "--size", 56, "--processes", 1)
+    return Tiny(root / "corpora", root / "data")
+
+
+def avemo(*arguments):
+    """Run the command line in this process; the user's errors come as SystemExit, as the shell would see them."""
+    from launch import cli
+
+    before, sys.argv = sys.argv, ["avemo", *map(str, arguments)]
+    try:
+        cli.main()
+    finally:
+        sys.argv = before

@@ -71,7 +71,7 @@ class AudioEncoder(nn.Module):
         batch, steps, _ = log_mel_BxSxM.shape
         if steps % STEPS_PER_FRAME:
             raise ValueError(f"{steps} log-mel steps are no whole number of frames of {STEPS_PER_FRAME}")
-        dtype = jnp.dtype(self.config.dtype)
+        dtype = self.config.dtype
 
         maps = log_mel_BxSxM[..., None].astype(dtype)
         for i, channels in enumerate(self.config.channels):

@@ -1,6 +1,7 @@
 """The face network: a trunk, densely connected layers, a 128-d embedding, and linear heads on it."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -66,7 +67,7 @@ class DenseLayer(nn.Module):
     """
 
     growth: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W D"]:
@@ -112,7 +113,7 @@ class FaceNetwork(nn.Module):
                 f"images have shape {images_BxHxWx3.shape}; expected (batch, {config.image_size}, "
                 f"{config.image_size}, 3)"
             )
-        dtype = jnp.dtype(config.dtype)
+        dtype = config.dtype
         images_BxHxWx3 = normalise(images_BxHxWx3).astype(dtype)
 
         if isinstance(config.trunk, InceptionResNetConfig):

@@ -101,7 +101,7 @@ class Modality(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(
@@ -165,7 +165,7 @@ class FusionNetwork(nn.Module):
             )
         if carry is None:
             carry = initial_carry(config, batch)
-        dtype = jnp.dtype(config.dtype)
+        dtype = config.dtype
 
         sound = jnp.concatenate([carry.sound, waveform_BxN], axis=1)
         audio_BxTxD = AudioEncoder(config.audio, name="audio")(log_mel(sound, config.log_mel))

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avemo.models.layers import ConvNorm
+from avemo.models.layers import ConvNorm, DType
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _max_pool(maps_BxHxWxC: Array) -> Array:
     return nn.max_pool(maps_BxHxWxC, (3, 3), strides=(2, 2))
 
 
-def _add_residual(maps_BxHxWxC: Array, branches: list[Array], scale: float, dtype: jnp.dtype) -> Array:
+def _add_residual(maps_BxHxWxC: Array, branches: list[Array], scale: float, dtype: DType) -> Array:
     """Join the branches, project them to the block's channels (submodule `conv2d`), scale, add, ReLU."""
     project = nn.Conv(maps_BxHxWxC.shape[-1], (1, 1), dtype=dtype, name="conv2d")
     return nn.relu(maps_BxHxWxC + scale * project(jnp.concatenate(branches, axis=-1)))
@@ -63,7 +63,7 @@ class Block35(nn.Module):
     """Residual block after the stem: kernels 1, 1-3 and 1-3-3, residual scaled by 0.17."""
 
     config: InceptionResNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
@@ -82,7 +82,7 @@ class Block17(nn.Module):
     """Residual block after `mixed_6a`: kernels 1 and 1-(1×7)-(7×1), residual scaled by 0.10."""
 
     config: InceptionResNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
@@ -99,7 +99,7 @@ class Mixed6a(nn.Module):
     """Reduction from 256 to 896 channels at half the size."""
 
     config: InceptionResNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
@@ -117,7 +117,7 @@ class Mixed7a(nn.Module):
     """Reduction from 896 to 1792 channels at half the size."""
 
     config: InceptionResNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
@@ -143,7 +143,7 @@ class InceptionResNetTrunk(nn.Module):
     """
 
     config: InceptionResNetConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, images_BxHxWx3: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:

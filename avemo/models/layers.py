@@ -3,7 +3,6 @@
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 DType = Literal["float32", "bfloat16"]
@@ -16,7 +15,7 @@ BATCH_NORM_EPSILON = 1e-3
 """Added to the variance, as in FaceNet's Inception-ResNet-v1."""
 
 
-def batch_norm(train: bool, dtype: jnp.dtype, name: str | None = None) -> nn.BatchNorm:
+def batch_norm(train: bool, dtype: DType, name: str | None = None) -> nn.BatchNorm:
     """Batch normalisation as every face network here uses it; its statistics are always float32.
 
     Args:
@@ -54,7 +53,7 @@ class ConvNorm(nn.Module):
     stride: int = 1
     padding: Literal["VALID", "SAME"] = "VALID"
     relu: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:

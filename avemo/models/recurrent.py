@@ -84,7 +84,7 @@ def gru_scan(
     projected_TxBx3F: Float[Array, "T B G"],
     carry: tuple[Float[Array, "B F"], ...],
     recurrent_Fx3F: Float[Array, "F G"],
-    new_bias_F: Float[Array, "F"],
+    new_bias_F: Float[Array, " F"],
 ) -> tuple[Float[Array, "T B F"], tuple[Float[Array, "B F"], ...]]:
     """Run a GRU over time; the reset gate acts after the matrix product, as in torch and cuDNN.
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avemo.models.layers import ConvNorm
+from avemo.models.layers import ConvNorm, DType
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class ResidualBlock(nn.Module):
 
     features: int
     stride: int = 1
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:
@@ -74,7 +73,7 @@ class StudentTrunk(nn.Module):
     """
 
     config: StudentConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, images_BxHxWx3: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:

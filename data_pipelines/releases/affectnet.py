@@ -1,14 +1,13 @@
 """AffectNet as released: the 2017 form (CSV lists, whole pictures) and the 2021 form (224×224 crops, .npy labels).
 
-Everything that a release lists comes out of `read_split` exactly once, either as a `Face` or as a `Skip` with its
-reason. Nothing is decoded here: whether a file really is a picture is found out by whoever decodes it.
+Everything that a release lists comes out of `read_split` exactly once, either as a `Face` or as a `Skip` with
+its reason. Nothing is decoded here: whether a file really is a picture is found out by whoever decodes it.
 """
 
 import csv
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -49,8 +48,8 @@ class Face:
     Attributes:
         key: Name within its split: the path in the CSV list (2017) or the image's id (2021).
         image: The picture file.
-        box: (left, top, right, bottom) in pixels of the picture, not yet clipped to it; None where the picture
-            is itself the crop (2021).
+        box: (left, top, right, bottom) in pixels of the picture, not yet clipped to it; None where the
+            picture is itself the crop (2021).
         landmarks: float32, 68×2, x and y in pixels of the picture; None where absent or malformed.
         expression: Code 0 to 7, in the order of `avemo.labels.EXPRESSIONS`.
         valence_arousal: (valence, arousal), each in [-1, 1]; None where the release has -2 (missing).
@@ -230,7 +229,7 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _valence_arousal(valence: str, arousal: str) -> tuple[float, float] | None | str:
+def _valence_arousal(valence: str, arousal: str) -> tuple[float, float] | str | None:
     """The pair, None where either is missing (-2), or the reason why it can't be used."""
     pair = _number(valence), _number(arousal)
     if _MISSING in pair:
@@ -247,13 +246,12 @@ def _landmarks(cells: list[str]) -> np.ndarray | None:
 
 def _stays_inside(path: str) -> bool:
     """Whether a relative path from a data file stays below the folder it is joined to."""
-    normal = os.path.normpath(path)
-    return (
-        bool(path)
-        and "\0" not in path
-        and not Path(normal).is_absolute()
-        and normal.split(os.sep)[0] not in ("..", ".")
-    )
+    depth = 0
+    for part in PurePosixPath(path).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 1 or part == "/":
+            return False
+    return depth > 0 and "\0" not in path
 
 
 def _find_lists(root: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """Google's facial expression comparison set (FEC): triplets of faces, of which annotators named the odd one out.
 
-Lists are read from `faceexp-comparison-data-{train,test}-public.csv`. The photographs must be fetched by the user;
-they are looked for below the source folder as `images/<first two hex digits of h>/<h>.jpg`, where h is the SHA-256
-of the URL, whatever the kind of picture.
+Lists are read from `faceexp-comparison-data-{train,test}-public.csv`. The photographs must be fetched by the
+user; they are looked for below the source folder as `images/<first two hex digits of h>/<h>.jpg`, where h is
+the SHA-256 of the URL, whatever the kind of picture.
 """
 
 import csv
@@ -32,8 +32,8 @@ class FaceReference:
 
     Attributes:
         url: Where the photograph was published.
-        box: (left, top, right, bottom) as fractions of the photograph's width and height. (The file itself has left,
-            right, top, bottom.)
+        box: (left, top, right, bottom) as fractions of the photograph's width and height. (The file itself
+            has left, right, top, bottom.)
     """
 
     url: str
@@ -99,8 +99,8 @@ def read_split(root: Path, split: Split, consensus: float) -> Iterator[Triplet |
 def odd_one_out(answers: Sequence[str], consensus: float) -> int | None:
     """The face that the annotators named, if enough of them agree.
 
-    Ties for the first place give no answer, whatever the threshold. Answers other than 1, 2 and 3 count among all
-    answers but for no face.
+    Ties for the first place give no answer, whatever the threshold. Answers other than 1, 2 and 3 count among
+    all answers but for no face.
 
     Args:
         answers: "1", "2" or "3" by each annotator.

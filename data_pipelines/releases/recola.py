@@ -1,7 +1,7 @@
 """RECOLA's public release: recordings with sound, video and the traces of six raters.
 
-A trace has one label more than the recording has frames (7,501 against 7,500). The label at t = k · 0.04 s belongs to
-frame k, which begins then; the last label, at the very end, belongs to no frame and is dropped.
+A trace has one label more than the recording has frames (7,501 against 7,500). The label at t = k · 0.04 s
+belongs to frame k, which begins then; the last label, at the very end, belongs to no frame and is dropped.
 """
 
 import csv
@@ -90,8 +90,8 @@ def read_recordings(root: Path, partition: Partition) -> Iterator[Recording | Sk
         partition: "A" or "B", see `PARTITIONS`.
 
     Yields:
-        A `Recording`, or a `Skip` where a file is missing or the partition doesn't know the name, for every name that
-        occurs in the partition or among annotations, sound files and videos.
+        A `Recording`, or a `Skip` where a file is missing or the partition doesn't know the name, for every
+        name that occurs in the partition or among annotations, sound files and videos.
 
     Raises:
         DataError: The folder is no RECOLA release, or an annotation file is not as it must be.

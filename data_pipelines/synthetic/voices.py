@@ -19,7 +19,7 @@ _FORMANT_BANDWIDTHS_HZ = (80.0, 100.0, 140.0, 220.0)
 _SMILE = 0.1
 """Share by which the formants of a wholly positive or negative voice lie above or below the mean."""
 
-_PITCH_OCTAVES, _ENERGY_DB, _RATE_OCTAVES = 0.6, 9.0, 0.5
+_PITCH_OCTAVES, _ENERGY_DB, _RATE_OCTAVES = 0.7, 14.0, 0.6
 """What arousal from 0 to 1 adds to pitch, energy and speech rate."""
 
 _SYLLABLES_HZ = 4.2
@@ -138,13 +138,14 @@ def _through_vowels(
 
 
 def _resonate(source: np.ndarray, formants_hz: np.ndarray) -> np.ndarray:
-    """A cascade of two-pole resonators with unit gain at 0 Hz (Klatt 1980)."""
+    """A cascade of two-pole resonators (Klatt 1980); all vowels come out equally loud."""
     sections = []
     for frequency_hz, bandwidth_hz in zip(formants_hz, _FORMANT_BANDWIDTHS_HZ, strict=True):
         radius = np.exp(-np.pi * bandwidth_hz / SAMPLE_RATE_HZ)
         middle = -2 * radius * np.cos(2 * np.pi * frequency_hz / SAMPLE_RATE_HZ)
         sections.append([1 + middle + radius**2, 0.0, 0.0, 1.0, middle, radius**2])
-    return sosfilt(np.array(sections), source)
+    sound = sosfilt(np.array(sections), source)
+    return sound / np.sqrt(np.mean(sound**2))
 
 
 def _hisses(number: np.ndarray, position: np.ndarray, rng: np.random.Generator) -> np.ndarray:

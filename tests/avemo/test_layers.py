@@ -38,6 +38,6 @@ def test_shapes(stride, padding, side):
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_and_statistics_in_float32():
-    out, variables = ConvNorm(4, dtype=jnp.bfloat16).init_with_output(jax.random.key(0), maps(), train=False)
+    out, variables = ConvNorm(4, dtype="bfloat16").init_with_output(jax.random.key(0), maps(), train=False)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}

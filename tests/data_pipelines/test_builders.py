@@ -167,6 +167,14 @@ def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
     assert sum(".array_record" in name for name in digests(folders[0])) == 2
 
 
+def test_more_than_tfds_holds_in_memory_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_affectnet_2017(tmp_path / "in")
+    config = AffectNetPreparation(size=40, processes=1)
+    whole = prepare_affectnet(tmp_path / "in", tmp_path / "1", config)
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 10_000)
+    assert digests(prepare_affectnet(tmp_path / "in", tmp_path / "2", config)) == digests(whole)
+
+
 def test_prepared_once_is_used_again(tmp_path: Path) -> None:
     write_affectnet_2017(tmp_path / "in")
     folder = prepare_affectnet(tmp_path / "in", tmp_path, AffectNetPreparation(size=40, processes=1))
@@ -314,6 +322,7 @@ def test_recola_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert {split: counts["records"] for split, counts in summary.items()} == {
         "unassigned": 0,
         "train": 2,
+        "dev": 0,
         "test": 1,
     }
     assert summary["train"]["frames"] == 100

@@ -155,6 +155,14 @@ def test_aligning_undoes_a_rotation() -> None:
     assert np.abs(align_by_landmarks(turned, moved, config) - straight).mean() < 1
 
 
+def drawn_face(side: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """A drawn face in a picture of 320 × 240, and its box."""
+    rng = np.random.default_rng(5)
+    parameters = FaceParameters(sample_identity(rng), Expression(), Pose(), Light())
+    drawn = draw_photograph(240, 320, [(parameters, Placement((160.0, 120.0), side / 2))], rng)
+    return drawn
+
+
 def test_the_template_lies_within_its_margin() -> None:
     np.testing.assert_allclose(landmark_template(CropConfig(size=100)), FACE_TEMPLATE * 100)
     np.testing.assert_allclose(landmark_template(CropConfig(size=100, margin=0.5)), FACE_TEMPLATE * 50 + 25)

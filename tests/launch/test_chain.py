@@ -1,0 +1,166 @@
+"""From tiny corpora to a report, by the commands that users type."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import avemo
+
+from launch.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.xdist_group("chain")
+
+SMALLEST = ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--network.reduced-channels", "16"]
+FACES = ["--preset", "demo", "--batch-size", "8", "--triplet-batch-size", "4", "--log-every", "1"]
+TEACHER = [*FACES, *SMALLEST, "--network.growth", "8", "--steps", "6"]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """A teacher, a student and a fusion network, hardly trained."""
+    root = tmp_path_factory.mktemp("runs")
+    avemo("train", "teacher", "--data", tiny.data, "--out", root / "teacher", *TEACHER)
+    student = ["--teacher", root / "teacher", *FACES, "--steps", "4", "--network.trunk.widths", *"8 8 8 8".split()]
+    avemo("train", "student", "--data", tiny.data, "--out", root / "student", *student)
+    fusion = ["--face", root / "student", "--preset", "demo", "--steps", "4", "--batch-size", "4", "--window-s", "2"]
+    fusion += ["--annotation-delay-s", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
+    avemo("train", "fusion", "--data", tiny.data, "--out", root / "fusion", *fusion)
+    return root
+
+
+def variables(run):
+    checkpoints = Checkpoints(run)
+    step = checkpoints.latest_step()
+    return checkpoints.manager.restore(step)["variables"]
+
+
+def losses(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def subprocess_avemo(*arguments, **environment):
+    command = [sys.executable, "-c", "from launch.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_evaluation_writes_every_figure(tiny, runs, tmp_path):
+    truth = [tiny.corpora / name / "truth.json" for name in ("affectnet", "fec", "recola")]
+    which = [f"--{name}={runs / name}" for name in ("teacher", "student", "fusion")]
+    avemo("evaluate", "--data", tiny.data, "--out", tmp_path, *which, "--truth", *truth)
+    avemo("report", tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for name in ("teacher", "student"):
+        figures = {
+            "accuracy_8",
+            "accuracy_7",
+            "macro_f1_8",
+            "ccc_valence",
+            "ccc_arousal",
+            "rmse_valence",
+            "sagr_arousal",
+        }
+        assert figures <= set(results["affectnet"][name])
+        assert "triplet_accuracy" in results["fec"][name]
+        assert {"parameters", "flops", "ms_batch_1", "images_per_s"} == set(results["speed"][name])
+    for which in ("fused", "face", "voice", "voice_swapped"):
+        for dimension in ("valence", "arousal"):
+            assert {"ccc_concatenated", "ccc_per_file"} == set(results["recola"][which][dimension])
+    assert {"accuracy_8", "accuracy_7", "macro_f1_8", "ccc_valence", "ccc_arousal"} <= set(
+        results["ceiling"]["affectnet"]
+    )
+    assert "triplet_accuracy" in results["ceiling"]["fec"]
+    assert "ccc_concatenated" in results["ceiling"]["recola"]["fused"]["valence"]
+    assert {"affectnet", "fec", "recola"} == set(results["provenance"]["data"])
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_self_distillation_takes_a_student_as_teacher(tiny, runs, tmp_path):
+    options = [*FACES, "--steps", "2", "--network.trunk.widths", *"8 8 8 8".split()]
+    avemo("train", "student", "--data", tiny.data, "--out", tmp_path / "again", "--teacher", runs / "student", *options)
+    assert sorted(losses(tmp_path / "again")) == [1, 2]
+
+
+def test_killed_and_resumed_equals_uninterrupted(tiny, tmp_path):
+    options = ["--data", tiny.data, *TEACHER[:-1], "40", "--checkpoint-every", "7"]
+    avemo("train", "teacher", "--out", tmp_path / "whole", *options)
+    process = subprocess_avemo("train", "teacher", "--out", tmp_path / "killed", *options)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 17):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert Checkpoints(tmp_path / "killed").latest_step() in range(7, 40)
+
+    avemo("train", "teacher", "--out", tmp_path / "killed", *options, "--resume")
+    jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "killed"), variables(tmp_path / "whole"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_four_devices_give_the_losses_of_one(tiny, runs, tmp_path):
+    process = subprocess_avemo(
+        "train", "teacher", "--data", tiny.data, "--out", tmp_path / "four", *TEACHER, JAX_NUM_CPU_DEVICES="4"
+    )
+    assert process.wait() == 0, process.stderr.read()
+    one, four = losses(runs / "teacher"), losses(tmp_path / "four")
+    assert sorted(four) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose([four[s] for s in four], [one[s] for s in four], rtol=2e-4)
+
+
+def message(*arguments):
+    """What the command says as it gives up: one line, and an exit code that is not zero."""
+    with pytest.raises(SystemExit) as stop:
+        avemo(*arguments)
+    assert stop.value.code not in (0, None)
+    text = str(stop.value.code)
+    assert text.startswith("avemo: ")
+    assert "\n" not in text
+    return text
+
+
+def test_wrong_folders_are_named(tiny, runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    out = ["--out", tmp_path / "out"]
+    assert "no AffectNet release" in message("prepare", "affectnet", "--source", tmp_path / "empty", *out)
+    for corpus in ("fec", "recola"):
+        assert str(tmp_path / "empty") in message("prepare", corpus, "--source", tmp_path / "empty", *out)
+    assert "avemo prepare affectnet" in message("train", "teacher", "--data", tmp_path / "empty", *out)
+    assert "is no training run" in message(
+        "train", "student", "--data", tiny.data, "--teacher", tmp_path / "empty", *out
+    )
+    assert "holds a fusion, not a face network" in message(
+        "train", "student", "--data", tiny.data, "--teacher", runs / "fusion", *out
+    )
+    assert "nothing to evaluate" in message("evaluate", "--data", tiny.data, *out)
+
+
+def test_presets_that_do_not_fit_are_named(tiny, runs, tmp_path):
+    student = ["train", "student", "--data", tiny.data, "--out", tmp_path / "out", "--teacher", runs / "teacher"]
+    assert "image_size is 140, its teacher's 48" in message(*student)
+    assert "prepared faces are 56x56 pixels, the network wants 140x140" in message(
+        "train", "teacher", "--data", tiny.data, "--out", tmp_path / "paper"
+    )
+    assert "has no preset huge" in message("train", "fusion", "--preset", "huge")
+
+
+def test_a_checkpoint_of_another_preset_is_refused(tiny, runs, tmp_path):
+    """A run whose record was swapped for that of another network."""
+    import shutil
+
+    shutil.copytree(runs / "teacher", tmp_path / "teacher")
+    record = json.loads((tmp_path / "teacher" / "run.json").read_text())
+    record["config"]["network"]["reduced_channels"] = 24
+    (tmp_path / "teacher" / "run.json").write_text(json.dumps(record))
+    text = message("evaluate", "--data", tiny.data, "--out", tmp_path / "out", "--teacher", tmp_path / "teacher")
+    assert "does not hold the network of its run.json" in text
+
+
+def test_a_run_is_not_overwritten(tiny, runs):
+    assert "add --resume" in message("train", "teacher", "--data", tiny.data, "--out", runs / "teacher", *TEACHER)
