@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.core import writer as tfds_writer
 from tqdm import tqdm
 
 from avemo.labels import EXPRESSIONS, TRIPLET_KINDS
@@ -121,7 +121,7 @@ def prepare_fec(source: Path, out: Path, config: FecPreparation) -> Path:
         config: How to prepare.
 
     Returns:
-        `out/fec`; what was prepared before, in the same way, is used again.
+        `out/fec`, where both lie; what was prepared before, in the same way, is used again.
 
     Raises:
         DataError: The source isn't FEC, or `out` holds it prepared in another way.
@@ -180,14 +180,11 @@ def summarize(folder: Path) -> dict[str, Any]:
     """What a prepared dataset holds, at one look.
 
     Args:
-        folder: As returned by a `prepare_…` function.
+        folder: The dataset's folder, see `dataset_folder`.
 
     Returns:
-        For every split the number of records, other counts and the number of things skipped, by reason. For
-        FEC the same by part: "faces" and "triplets".
+        For every split the number of records, other counts and the number of things skipped, by reason.
     """
-    if folder.name != VERSION:
-        return {part: summarize(folder / part / VERSION) for part in ("faces", "triplets")}
     splits = read_metadata(folder)["splits"]
     return {
         split: {key: value for key, value in counts.items() if key != "first_skipped"}
@@ -553,18 +550,66 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 def _write(builder: _Builder) -> None:
     """Generates and writes a dataset; on any failure nothing stays that looks finished."""
     tfds.disable_progress_bar()
-    original = example_serializer.ExampleSerializer.serialize_example
-    example_serializer.ExampleSerializer.serialize_example = _serialize_stably
+    original = tfds_writer.Writer
+    tfds_writer.Writer = _Writer  # type: ignore[misc]
     try:
         with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_dir=downloads)
     finally:
-        example_serializer.ExampleSerializer.serialize_example = original
+        tfds_writer.Writer = original  # type: ignore[misc]
 
 
-def _serialize_stably(serializer: example_serializer.ExampleSerializer, example: dict[str, Any]) -> bytes:
-    """Serializes with the features in a fixed order: by default it differs between runs, and so would the files."""
-    return serializer.get_tf_example(example).SerializeToString(deterministic=True)
+class _Writer(tfds_writer.Writer):
+    """TFDS's writer with two differences, for which it has no switch.
+
+    The features of a record are serialized in a fixed order: else it differs between runs, and so do the files.
+    And records wait on disk for their shards to be laid out: TFDS keeps a gigabyte of them in memory, and beyond that
+    it wants TensorFlow.
+    """
+
+    def __init__(self, filename_template: Any, **kwargs: Any) -> None:
+        super().__init__(filename_template=filename_template, **kwargs)
+        self._shuffler = _Spool(Path(filename_template.data_dir))
+
+    def write(self, key: int | bytes, example: Any) -> None:
+        """Takes the next record."""
+        self._shuffler.add(self._serializer.get_tf_example(example).SerializeToString(deterministic=True))
+
+
+class _Spool:
+    """Serialized records in the order in which they come, in a file without a name: gone when the process is.
+
+    Attributes and iteration are those of TFDS's `Shuffler`, whose place it takes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
+        self._lengths: list[int] = []
+        self.size = 0
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    @property
+    def num_examples(self) -> int:
+        """Number of records."""
+        return len(self._lengths)
+
+    @property
+    def bucket_lengths(self) -> list[int]:
+        """All records in one."""
+        return [self.num_examples]
+
+    def add(self, data: bytes) -> None:
+        """Takes the next record."""
+        self._file.write(data)
+        self._lengths.append(len(data))
+        self.size += len(data)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        self._file.seek(0)
+        for index, length in enumerate(self._lengths):
+            yield index, self._file.read(length)
 
 
 def _image(size: int) -> tfds.features.Image:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import arg
 
+from avemo.labels import EXPRESSIONS, TRIPLET_KINDS
 from data_pipelines import builders
 from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
 from data_pipelines.records import VERSION, dataset_folder, read_metadata
@@ -75,13 +76,19 @@ class PrepareRecola(ReleasedCorpus):
 
 
 def print_counts(folder: Path) -> None:
-    """One line for each count of each split, and for each reason why something was skipped."""
+    """One row for each count of each split, and for each reason why something was skipped."""
     table = Table(title=str(folder), title_justify="left", show_header=False)
     for split, counts in builders.summarize(folder).items():
         for name, value in counts.items():
             if name == "skipped":
                 for reason, number in value.items():
                     table.add_row(split, f"skipped: {reason}", str(number))
+            elif name == "classes":
+                for expression, number in zip(EXPRESSIONS, value, strict=True):
+                    table.add_row(split, expression, str(number))
+            elif name == "kinds":
+                for kind, number in zip(TRIPLET_KINDS, value, strict=True):
+                    table.add_row(split, kind, str(number))
             else:
                 table.add_row(split, name.replace("_", " "), str(value))
     Console().print(table)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avemo.models.layers import DType
@@ -20,13 +19,11 @@ class AudioConfig:
         channels: Channels of the two strided convolutions over time and mel.
         features: Size of the vector of each frame.
         dilations: Dilation, in frames, of each causal convolution at the frame rate.
-        dtype: Compute dtype.
     """
 
     channels: tuple[int, int] = (16, 32)
     features: int = 64
     dilations: tuple[int, ...] = (1, 2, 4)
-    dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         if min(self.channels) < 1 or self.features < 1:
@@ -51,9 +48,11 @@ class AudioEncoder(nn.Module):
 
     Attributes:
         config: Size of the network.
+        dtype: Compute dtype.
     """
 
     config: AudioConfig
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, log_mel_BxSxM: Float[Array, "B S M"]) -> Float[Array, "B T D"]:
@@ -71,23 +70,22 @@ class AudioEncoder(nn.Module):
         batch, steps, _ = log_mel_BxSxM.shape
         if steps % STEPS_PER_FRAME:
             raise ValueError(f"{steps} log-mel steps are no whole number of frames of {STEPS_PER_FRAME}")
-        dtype = self.config.dtype
 
-        maps = log_mel_BxSxM[..., None].astype(dtype)
+        maps = log_mel_BxSxM[..., None].astype(self.dtype)
         for i, channels in enumerate(self.config.channels):
-            maps = nn.Conv(channels, (3, 3), 2, padding=((1, 0), (1, 1)), dtype=dtype, name=f"conv_{i}")(maps)
-            maps = nn.relu(nn.LayerNorm(dtype=dtype, name=f"norm_{i}")(maps))
+            maps = nn.Conv(channels, (3, 3), 2, padding=((1, 0), (1, 1)), dtype=self.dtype, name=f"conv_{i}")(maps)
+            maps = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(maps))
 
         frames = maps.reshape(batch, steps // STEPS_PER_FRAME, -1)
-        frames = nn.Dense(self.config.features, dtype=dtype, name="project")(frames)
+        frames = nn.Dense(self.config.features, dtype=self.dtype, name="project")(frames)
         for i, dilation in enumerate(self.config.dilations):
-            new = nn.relu(nn.LayerNorm(dtype=dtype, name=f"temporal_norm_{i}")(frames))
+            new = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"temporal_norm_{i}")(frames))
             frames += nn.Conv(
                 self.config.features,
                 (3,),
                 padding=((2 * dilation, 0),),
                 kernel_dilation=dilation,
-                dtype=dtype,
+                dtype=self.dtype,
                 name=f"temporal_{i}",
             )(new)
-        return nn.LayerNorm(dtype=dtype, name="norm")(frames)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(frames)

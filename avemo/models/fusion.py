@@ -30,7 +30,7 @@ class FusionConfig:
         projection: Size to which each modality is projected.
         recurrent: Recurrent network.
         dropout: Probability of zeroing a projected feature or a recurrent output in training.
-        dtype: Compute dtype of the projections; spectrogram, recurrence and predictions are float32.
+        dtype: Compute dtype of audio network and projections; spectrogram, recurrence and predictions are float32.
     """
 
     face_size: int = 128
@@ -168,7 +168,7 @@ class FusionNetwork(nn.Module):
         dtype = config.dtype
 
         sound = jnp.concatenate([carry.sound, waveform_BxN], axis=1)
-        audio_BxTxD = AudioEncoder(config.audio, name="audio")(log_mel(sound, config.log_mel))
+        audio_BxTxD = AudioEncoder(config.audio, dtype, name="audio")(log_mel(sound, config.log_mel))
         audio_BxTxD = audio_BxTxD[:, config.context_frames :]
 
         face = Modality(config.projection, dtype, name="face")(face_BxTxD, face_valid_BxT)
@@ -184,11 +184,11 @@ class FusionNetwork(nn.Module):
 
 
 def init_variables(network: FusionNetwork, key: Key[Array, ""]) -> Any:
-    """Fresh "params" of a fusion network; they don't depend on the length of the input."""
+    """Fresh "params", and empty "batch_stats", of a fusion network; they don't depend on the length of the input."""
     face_BxTxD = jnp.zeros((1, 1, network.config.face_size))
     waveform_BxN = jnp.zeros((1, network.config.samples_per_frame))
     valid_BxT = jnp.ones((1, 1), bool)
-    return network.init(key, face_BxTxD, valid_BxT, waveform_BxN, valid_BxT, train=False)
+    return {"batch_stats": {}} | network.init(key, face_BxTxD, valid_BxT, waveform_BxN, valid_BxT, train=False)
 
 
 DEMO_FUSION = FusionConfig()

@@ -10,6 +10,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Carry = tuple[tuple[Float[Array, "B F"], ...], ...]
@@ -111,13 +112,13 @@ def gru_scan(
     return hidden_TxBxF, carry
 
 
-def _forget_bias_one(key: Array, shape: tuple[int], dtype: jnp.dtype) -> Array:
+def _forget_bias_one(key: Array, shape: tuple[int], dtype: DTypeLike) -> Array:
     """One for the forget gate (Jozefowicz et al. 2015), zero for the others; our choice."""
     features = shape[0] // 4
     return jnp.zeros(shape, dtype).at[features : 2 * features].set(1)
 
 
-def _orthogonal_per_gate(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+def _orthogonal_per_gate(key: Array, shape: tuple[int, int], dtype: DTypeLike) -> Array:
     """One orthogonal matrix per gate; our choice."""
     features, gates = shape[0], shape[1] // shape[0]
     orthogonal = nn.initializers.orthogonal()

@@ -41,7 +41,7 @@ from data_pipelines.synthetic.voices import (
 RATERS = ("FM1", "FM2", "FM3", "FF1", "FF2", "FF3")
 MODALITIES = ("face", "voice")
 _AFFECT_SPREAD = 0.38
-"""Standard deviation of true valence and of true arousal in every recording."""
+"""Standard deviation of true valence and of true arousal in a recording, less where they would leave [-1, 1]."""
 
 _PIXEL_FORMAT = "yuv420p"
 
@@ -243,7 +243,7 @@ def _plan(
             for correlation, distraction in zip(truly, distractions, strict=True)
         ]
     )
-    affect = np.clip(_AFFECT_SPREAD * felt, -1.0, 1.0)
+    affect = felt * np.minimum(_AFFECT_SPREAD, 1.0 / np.abs(felt).max(axis=0))
     ratings = np.stack(
         [_ratings(affect[:, index], raters[dimension], config, rng) for index, dimension in enumerate(DIMENSIONS)]
     )
@@ -263,7 +263,7 @@ def _plan(
 def _ratings(
     affect: np.ndarray, raters: list[_Rater], config: SyntheticRecolaConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """Six late, biased and noisy ratings (6, T + 1) of one curve (T,), with two decimals."""
+    """Six late, biased and noisy ratings (6, T + 1) of one curve (T,), with three decimals."""
     times_s = np.arange(len(affect)) / FRAME_RATE_HZ
     label_times_s = np.arange(len(affect) + 1) / FRAME_RATE_HZ
     ratings = []

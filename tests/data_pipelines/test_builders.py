@@ -25,7 +25,7 @@ from data_pipelines.builders import (
 from data_pipelines.errors import DataError
 from data_pipelines.faces import FACE_TEMPLATE, FoundFace, decode_image
 from data_pipelines.loaders import fingerprint
-from data_pipelines.records import open_split, read_metadata
+from data_pipelines.records import dataset_folder, open_split, read_metadata
 from data_pipelines.releases.affectnet import COLUMNS
 from data_pipelines.releases.fec import photograph_path
 
@@ -167,12 +167,16 @@ def test_the_number_of_processes_changes_no_byte(tmp_path: Path) -> None:
     assert sum(".array_record" in name for name in digests(folders[0])) == 2
 
 
-def test_more_than_tfds_holds_in_memory_keeps_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_continue_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_affectnet_2017(tmp_path / "in")
     config = AffectNetPreparation(size=40, processes=1)
-    whole = prepare_affectnet(tmp_path / "in", tmp_path / "1", config)
-    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 10_000)
-    assert digests(prepare_affectnet(tmp_path / "in", tmp_path / "2", config)) == digests(whole)
+    monkeypatch.setattr("tensorflow_datasets.core.utils.shard_utils.ShardConfig.min_shard_size", 10_000)
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 0)  # What TFDS holds in memory.
+    folder = prepare_affectnet(tmp_path / "in", tmp_path, config)
+    assert len(list(folder.glob("*train*-of-00004"))) == 4
+    records = open_split(tmp_path, "affectnet", "train")
+    keys = [records[index]["key"][0].decode() for index in range(len(records))]
+    assert [key.split("/")[1].split(".")[0] for key in keys] == [*map(str, range(40)), "partly"]
 
 
 def test_prepared_once_is_used_again(tmp_path: Path) -> None:
@@ -247,12 +251,11 @@ def test_fec_triplets_point_at_their_faces(tmp_path: Path) -> None:
     write_fec(tmp_path / "in")
     folder = prepare_fec(tmp_path / "in", tmp_path, FecPreparation(size=24, processes=1))
     assert folder == tmp_path / "fec"
-    summary = summarize(folder)
-    assert summary["faces"]["train"] == {
+    assert summarize(dataset_folder(tmp_path, "fec/faces"))["train"] == {
         "records": 6,
         "skipped": {"photograph absent": 1, "undecodable picture": 1},
     }
-    assert summary["triplets"]["test"] == {
+    assert summarize(dataset_folder(tmp_path, "fec/triplets"))["test"] == {
         "records": 3,
         "kinds": [1, 1, 1],
         "skipped": {

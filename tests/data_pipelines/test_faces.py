@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipelines.faces import (
     FACE_TEMPLATE,
     CropConfig,
+    FaceFinder,
     align_by_landmarks,
     crop_box,
     crop_file,
@@ -18,6 +19,8 @@ from data_pipelines.faces import (
     landmark_template,
     similarity_transform,
 )
+from data_pipelines.synthetic.drawing import draw_face
+from data_pipelines.synthetic.face_model import FaceParameters, Pose, sample_identity
 
 RED_BLUE = np.zeros((8, 16, 3), np.uint8)
 RED_BLUE[:, :8, 0] = RED_BLUE[:, 8:, 2] = 255
@@ -155,12 +158,38 @@ def test_aligning_undoes_a_rotation() -> None:
     assert np.abs(align_by_landmarks(turned, moved, config) - straight).mean() < 1
 
 
-def drawn_face(side: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """A drawn face in a picture of 320 × 240, and its box."""
+def test_finds_a_drawn_face_and_frames_it_as_its_box() -> None:
     rng = np.random.default_rng(5)
-    parameters = FaceParameters(sample_identity(rng), Expression(), Pose(), Light())
-    drawn = draw_photograph(240, 320, [(parameters, Placement((160.0, 120.0), side / 2))], rng)
-    return drawn
+    picture, drawn = draw_face(FaceParameters(sample_identity(rng), pose=Pose(roll=0.2)), 240, rng)
+    (found,) = FaceFinder().find(picture)
+    left, top, side, _ = drawn.box
+    points = drawn.landmarks
+    five = np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
+    assert np.abs(found.landmarks - five).max() < 0.08 * side
+    assert found.confidence > 0.9
+
+    upright, still = draw_face(FaceParameters(sample_identity(np.random.default_rng(5))), 240, rng)
+    left, top, side, _ = still.box
+    config = CropConfig(size=96)
+    cut = crop_box(upright, (left, top, left + side, top + side), config)
+    aligned = align_by_landmarks(picture, found.landmarks, config)
+    assert cut is not None
+    # Eyes in both crops, as found in enlarged copies with a border.
+    eyes = [FaceFinder().find(cv2.copyMakeBorder(crop, *[48] * 4, cv2.BORDER_REPLICATE))[0] for crop in (cut, aligned)]
+    assert np.abs(eyes[0].landmarks - eyes[1].landmarks).max() < 0.08 * config.size
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (12, 12), (19, 300), (64, 64)])
+def test_finds_nothing_where_nothing_is(shape: tuple[int, int]) -> None:
+    assert FaceFinder().find(np.full((*shape, 3), 128, np.uint8)) == []
+
+
+def test_large_pictures_are_searched_shrunk() -> None:
+    rng = np.random.default_rng(5)
+    picture, drawn = draw_face(FaceParameters(sample_identity(rng)), 720, rng)
+    (found,) = FaceFinder(working_size=240).find(picture)
+    points = drawn.landmarks
+    assert np.abs(found.landmarks[:2].mean(0) - points[36:48].mean(0)).max() < 0.05 * drawn.box[2]
 
 
 def test_the_template_lies_within_its_margin() -> None:

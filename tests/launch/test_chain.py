@@ -108,7 +108,8 @@ def test_four_devices_give_the_losses_of_one(tiny, runs, tmp_path):
     process = subprocess_avemo(
         "train", "teacher", "--data", tiny.data, "--out", tmp_path / "four", *TEACHER, JAX_NUM_CPU_DEVICES="4"
     )
-    assert process.wait() == 0, process.stderr.read()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     one, four = losses(runs / "teacher"), losses(tmp_path / "four")
     assert sorted(four) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose([four[s] for s in four], [one[s] for s in four], rtol=2e-4)
