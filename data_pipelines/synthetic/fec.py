@@ -29,6 +29,9 @@ _FACES_PER_PHOTOGRAPH = (0.4, 0.3, 0.2, 0.1)
 _ANNOTATORS = 40
 _ANSWERS_PER_TRIPLET = ((5, 0.06), (6, 0.88), (7, 0.06))
 _JPEG_QUALITY = 92
+_LEAST_DISTANCE = 0.6
+"""Of the odd one from the other two: about half of the way from no smile to a full one."""
+_MOST_TRIES = 100_000
 
 CONSENSUS = (2, 3)
 """The share of equal answers, two thirds, that makes a triplet count for the ceiling."""
@@ -63,8 +66,8 @@ class SyntheticFecConfig:
     test_identities: int = 80
     absent_photographs: int = 4
     face_size: tuple[float, float] = (32.0, 50.0)
-    clarity: float = 1.3
-    answer_noise: float = 0.35
+    clarity: float = 1.8
+    answer_noise: float = 0.6
     processes: int = 2
 
     def __post_init__(self) -> None:
@@ -137,6 +140,7 @@ def synthesize(out: Path, config: SyntheticFecConfig, seed: int) -> None:
 
     Raises:
         DataError: If the folder holds anything.
+        ValueError: If there are too few faces to find clear triplets among.
     """
     new_folder(out)
     truth: dict[str, Any] = {"corpus": "fec", "seed": seed, "config": asdict(config)}
@@ -273,9 +277,9 @@ def _clear_triplet(
 ) -> tuple[tuple[int, int, int], np.ndarray]:
     """Three faces from three photographs, and for each the distance (3,) between the other two.
 
-    In a triplet of one class the difference is one of degree, so any three faces of the class might do.
+    In a triplet of one class the difference is one of degree; it must be large enough to be seen.
     """
-    while True:
+    for _ in range(_MOST_TRIES):
         classes = rng.choice(len(EXPRESSIONS), 3, replace=False)
         if kind == "ONE_CLASS_TRIPLET":
             classes[:] = classes[0]
@@ -289,8 +293,9 @@ def _clear_triplet(
         triple = points[[first, second, third]]
         distances = np.array([np.linalg.norm(triple[a] - triple[b]) for a, b in _PAIR_OF_ODD])
         closest, second_closest, _ = np.sort(distances)
-        if second_closest >= config.clarity * closest:
+        if second_closest >= max(config.clarity * closest, _LEAST_DISTANCE):
             return (first, second, third), distances
+    raise ValueError(f"no clear {kind} among {len(faces)} faces; ask for more photographs or less clarity")
 
 
 def _write_list(
