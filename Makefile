@@ -25,7 +25,7 @@ demo: .venv/installed  ## the whole chain on synthetic corpora: data, three trai
 	@$(BIN)/avemo demo
 
 test: .venv/installed-dev  ## every test except those against torch
-	@$(BIN)/python -m pytest -n 2 -m "not parity" tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not parity" tests
 
 test-parity: .venv/installed-dev  ## tests against torch; they skip where torch is absent (make torch installs it)
 	@$(BIN)/python -m pytest -rs -m parity tests

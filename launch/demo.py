@@ -24,8 +24,8 @@ from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeReco
 from launch.train import TrainFusion, TrainStudent, TrainTeacher
 
 CORPORA = {"affectnet": SynthesizeAffectNet, "fec": SynthesizeFec, "recola": SynthesizeRecola}
-FACE_SIZE = 56
-"""Pixels of a prepared face: the demo's networks see random 48-pixel crops of it."""
+FACE_SIZE = 46
+"""Pixels of a prepared face: the demo's networks see random 40-pixel crops of it."""
 
 DETECT_EVERY = 5
 """Frames from one search for the face to the next; landmarks are interpolated between."""

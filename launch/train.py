@@ -15,8 +15,7 @@ from avemo.models.face import FaceConfig, FaceNetwork, init_variables
 from avemo.stages import fusion, student, teacher
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
-from avemo.stages.supervision import class_weights
-from avemo.stages.teacher import TeacherTraining
+from avemo.stages.supervision import FaceTraining, class_weights
 from avemo.training import Stage
 from data_pipelines import loaders
 from launch.checkpoints import Checkpoints
@@ -68,7 +67,7 @@ class TrainTeacher(Run):
         config: the training itself.
     """
 
-    config: Annotated[TeacherTraining, arg(name="")] = teacher.PAPER
+    config: Annotated[FaceTraining, arg(name="")] = teacher.PAPER
 
     def __call__(self) -> None:
         """Train to the last step."""
@@ -158,7 +157,7 @@ class TrainFusion(Run):
         )
 
 
-def train_faces(run: Run, record: RunRecord, config: TeacherTraining | Distillation, stage: Stage) -> None:
+def train_faces(run: Run, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
     """What teacher and student have in common: faces in, AffectNet and FEC figures out."""
     mesh = data_mesh()
     for corpus in record.inputs.keys() & {"affectnet", "fec"}:
@@ -201,7 +200,7 @@ def evaluate_faces(evaluator: Evaluator, variables: Any, data: Path, mesh: Mesh,
     return results
 
 
-def face_inputs(data: Path, config: TeacherTraining | Distillation) -> dict[str, Any]:
+def face_inputs(data: Path, config: FaceTraining) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from."""
     names = ("affectnet", "fec") if config.triplet_batch_size else ("affectnet",)
     return {name: loaders.fingerprint(data, name) for name in names}
@@ -216,7 +215,7 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
     record = read_record(run)
     if record.stage not in ("teacher", "student"):
         raise LaunchError(f"{run} holds a {record.stage}, not a face network")
-    training: type[TeacherTraining | Distillation] = TeacherTraining if record.stage == "teacher" else Distillation
+    training: type[FaceTraining] = FaceTraining if record.stage == "teacher" else Distillation
     config = stage_config(run, record.stage, training).network
     like = jax.eval_shape(lambda: init_variables(FaceNetwork(config), jax.random.key(0)))
     return config, Checkpoints(run).restore_variables(like, mesh)

@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
     for corpus in ("affectnet", "fec", "recola"):
         source = root / "corpora" / corpus
         avemo("synthesize", corpus, "--out", source, "--preset", "tiny")
-        avemo("prepare", corpus, "--source", source, "--out", root / "data", "--size", 56, "--processes", 1)
+        avemo("prepare", corpus, "--source", source, "--out", root / "data", "--size", 46, "--processes", 1)
     return Tiny(root / "corpora", root / "data")
 
 

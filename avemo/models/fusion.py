@@ -188,7 +188,8 @@ def init_variables(network: FusionNetwork, key: Key[Array, ""]) -> Any:
     face_BxTxD = jnp.zeros((1, 1, network.config.face_size))
     waveform_BxN = jnp.zeros((1, network.config.samples_per_frame))
     valid_BxT = jnp.ones((1, 1), bool)
-    return {"batch_stats": {}} | network.init(key, face_BxTxD, valid_BxT, waveform_BxN, valid_BxT, train=False)
+    params = network.init(key, face_BxTxD, valid_BxT, waveform_BxN, valid_BxT, train=False)["params"]
+    return {"params": params, "batch_stats": {}}
 
 
 DEMO_FUSION = FusionConfig()

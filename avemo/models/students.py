@@ -1,7 +1,7 @@
 """A compact residual trunk for distilled students.
 
 Our choice throughout: the paper distils its teacher into a network of the teacher's own architecture, and
-that is what `avemo.models.face.PAPER_STUDENT` is. This trunk is for whoever wants the student to be small
+that is what the `paper` preset of `avemo.stages.student` does. This trunk is for whoever wants the student to be small
 and fast. Plain 3×3 convolutions only, since depthwise ones are slow where XLA compiles for CPUs.
 """
 

@@ -5,16 +5,18 @@ one forward pass, AffectNet's first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from avemo import losses, metrics
 from avemo.augment import AugmentConfig, augment, centre_crop
-from avemo.training import Batch
+from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
+from avemo.training import Batch, OptimizerConfig, TrainState, new_state
 
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
@@ -40,6 +42,38 @@ class SupervisionConfig:
             raise ValueError("supervision: alpha must be positive and valence_arousal_weight not negative")
 
 
+@dataclass(frozen=True)
+class FaceTraining:
+    """A training from labels: the teacher's, and what a student's has in common with it.
+
+    Attributes:
+        network: the face network that learns.
+        supervision: weights of the label losses among themselves.
+        augment: variation of the training faces.
+        optimizer: Adam's settings.
+        steps: number of updates.
+        batch_size: AffectNet faces in a step, over all devices.
+        triplet_batch_size: FEC triplets in a step, over all devices; 0 trains without FEC.
+    """
+
+    network: FaceConfig = PAPER_TEACHER
+    supervision: SupervisionConfig = field(default_factory=SupervisionConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 29_000
+    batch_size: int = 128
+    triplet_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch_size) < 1 or self.triplet_batch_size < 0:
+            raise ValueError("steps and batch_size must be positive, triplet_batch_size not negative")
+
+
+def init(key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return new_state(init_variables(network, key), optimizer)
+
+
 def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
     """Loss weight of each class, float32 (K,), with mean 1 over the examples counted; 0 for an empty class."""
     exponent = {"none": 0.0, "inverse_square_root": 0.5, "inverse_frequency": 1.0}[weighting]
@@ -55,6 +89,13 @@ def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfi
         triplets = batch["fec"]["image"]
         images = jnp.concatenate([images, triplets.reshape(-1, *triplets.shape[2:])])
     return augment(key, images, size, config)
+
+
+def forward(network: FaceNetwork, state: TrainState, params: Any, images: jax.Array) -> tuple[Outputs, Any]:
+    """The network in training: its outputs with the given parameters, and BatchNorm's new running statistics."""
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    outputs, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs, mutated["batch_stats"]
 
 
 def split_outputs(outputs: Outputs, batch: Batch) -> tuple[Outputs, Outputs]:

@@ -10,6 +10,8 @@ from avemo.models.face import (
     DEMO_STUDENT,
     DEMO_TEACHER,
     PAPER_TEACHER,
+    SMALL_STUDENT,
+    SMALL_TEACHER,
     FaceConfig,
     FaceNetwork,
     init_variables,
@@ -66,8 +68,10 @@ def test_paper_teacher_has_the_papers_shapes():
     ("config", "parameters", "mflops"),
     [
         (PAPER_TEACHER, 15_555_626, 2020),
-        (DEMO_TEACHER, 376_450, 14),
-        (DEMO_STUDENT, 83_778, 2.7),
+        (SMALL_TEACHER, 376_450, 14.3),
+        (SMALL_STUDENT, 83_778, 2.7),
+        (DEMO_TEACHER, 329_946, 8.3),
+        (DEMO_STUDENT, 62_690, 1.82),
     ],
 )
 def test_presets_cost_what_their_docstrings_say(config, parameters, mflops):

@@ -26,7 +26,7 @@ def runs(tiny, tmp_path_factory):
     """A teacher, a student and a fusion network, hardly trained."""
     root = tmp_path_factory.mktemp("runs")
     avemo("train", "teacher", "--data", tiny.data, "--out", root / "teacher", *TEACHER)
-    student = ["--teacher", root / "teacher", *FACES, "--steps", "4", "--network.trunk.widths", *"8 8 8 8".split()]
+    student = ["--teacher", root / "teacher", *FACES, "--steps", "4", "--network.trunk.widths", "8", "8", "8", "8"]
     avemo("train", "student", "--data", tiny.data, "--out", root / "student", *student)
     fusion = ["--face", root / "student", "--preset", "demo", "--steps", "4", "--batch-size", "4", "--window-s", "2"]
     fusion += ["--annotation-delay-s", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
@@ -82,7 +82,7 @@ def test_evaluation_writes_every_figure(tiny, runs, tmp_path):
 
 
 def test_self_distillation_takes_a_student_as_teacher(tiny, runs, tmp_path):
-    options = [*FACES, "--steps", "2", "--network.trunk.widths", *"8 8 8 8".split()]
+    options = [*FACES, "--steps", "2", "--network.trunk.widths", "8", "8", "8", "8"]
     avemo("train", "student", "--data", tiny.data, "--out", tmp_path / "again", "--teacher", runs / "student", *options)
     assert sorted(losses(tmp_path / "again")) == [1, 2]
 
@@ -144,8 +144,8 @@ def test_wrong_folders_are_named(tiny, runs, tmp_path):
 
 def test_presets_that_do_not_fit_are_named(tiny, runs, tmp_path):
     student = ["train", "student", "--data", tiny.data, "--out", tmp_path / "out", "--teacher", runs / "teacher"]
-    assert "image_size is 140, its teacher's 48" in message(*student)
-    assert "prepared faces are 56x56 pixels, the network wants 140x140" in message(
+    assert "image_size is 140, its teacher's 40" in message(*student)
+    assert "prepared faces are 46x46 pixels, the network wants 140x140" in message(
         "train", "teacher", "--data", tiny.data, "--out", tmp_path / "paper"
     )
     assert "has no preset huge" in message("train", "fusion", "--preset", "huge")

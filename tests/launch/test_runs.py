@@ -41,7 +41,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 def test_a_run_of_another_stage_is_refused(tmp_path):
     start_run(tmp_path / "run", RunRecord.new("fusion", "demo", 0, fusion.DEMO, {}), steps=1, resume=False)
     with pytest.raises(LaunchError, match="holds a fusion, not a teacher"):
-        stage_config(tmp_path / "run", "teacher", teacher.TeacherTraining)
+        stage_config(tmp_path / "run", "teacher", teacher.FaceTraining)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_spoilt_record_is_one_line(tmp_path, spoil):
     spoil(record)
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(LaunchError, match=r"run\.json") as error:
-        stage_config(run, "teacher", teacher.TeacherTraining)
+        stage_config(run, "teacher", teacher.FaceTraining)
     assert "\n" not in str(error.value)
 
 

@@ -1,0 +1,236 @@
+"""The pure steps, on networks small enough to overfit a handful of examples."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avemo.augment import AugmentConfig
+from avemo.models.audio import AudioConfig
+from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.models.fusion import FusionConfig
+from avemo.models.recurrent import RecurrentConfig
+from avemo.models.students import StudentConfig
+from avemo.stages import fusion, student, supervision, teacher
+from avemo.stages.supervision import FaceTraining, SupervisionConfig, class_weights, label_losses
+from avemo.training import OptimizerConfig, stream_key
+
+NETWORK = FaceConfig(
+    image_size=16,
+    trunk=StudentConfig(widths=(8, 16), blocks=(1,)),
+    reduced_channels=16,
+    dense_layers=1,
+    growth=8,
+    embedding_size=16,
+    triplet_size=4,
+)
+EVEN = np.ones(8, np.float32)
+TRAINING = FaceTraining(
+    network=NETWORK,
+    supervision=SupervisionConfig(alpha=1.0),
+    augment=AugmentConfig(brightness=0.0, contrast=0.0, grey=0.0),
+    optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0, warmup_steps=5),
+    steps=100,
+    batch_size=8,
+    triplet_batch_size=4,
+)
+
+
+def faces(count=8, triplets=4):
+    rng = np.random.default_rng(0)
+    return {
+        "affectnet": {
+            "image": jnp.asarray(rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)),
+            "expression": jnp.arange(count, dtype=jnp.int32) % 8,
+            "valence_arousal": jnp.asarray(rng.uniform(-1, 1, (count, 2)).astype(np.float32)),
+            "valence_arousal_valid": jnp.ones(count, bool),
+        },
+        "fec": {
+            "image": jnp.asarray(rng.integers(0, 256, (triplets, 3, 16, 16, 3), dtype=np.uint8)),
+            "kind": jnp.arange(triplets, dtype=jnp.int32) % 3,
+        },
+    }
+
+
+def fit(stage, batch, steps):
+    state = jax.jit(stage.init)(stream_key(0, "init"))
+    step = jax.jit(stage.train_step)
+    history = []
+    for _ in range(steps):
+        state, terms = step(state, batch, *stage.frozen)
+        history.append({name: float(value) for name, value in terms.items()})
+    return state, history
+
+
+@pytest.fixture(scope="module")
+def taught():
+    return fit(teacher.build(TRAINING, EVEN, seed=0), faces(), 100)
+
+
+def test_the_teacher_overfits_a_tiny_batch(taught):
+    _, history = taught
+    assert history[-1]["expression"] < 0.2 < 1.5 < history[0]["expression"]
+    assert history[-1]["valence_arousal"] < 0.1 * history[0]["valence_arousal"]
+    assert history[-1]["triplet"] < 0.05
+
+
+def test_the_student_comes_to_imitate_its_teacher(taught):
+    config = student.Distillation(
+        **{**vars(TRAINING), "network": replace(NETWORK, reduced_channels=8)}, labels_weight=0.0
+    )
+    stage = student.build(config, EVEN, 0, NETWORK, taught[0].variables)
+    _, history = fit(stage, faces(), 60)
+    for term in ("soft_targets", "embedding_match", "triplet_match"):
+        assert history[-1][term] < 0.3 * history[0][term]
+
+
+def test_distillation_leaves_the_teacher_alone(taught):
+    before = jax.tree.map(np.array, taught[0].variables)
+    config = student.Distillation(**vars(TRAINING))
+    fit(student.build(config, EVEN, 0, NETWORK, taught[0].variables), faces(), 2)
+    jax.tree.map(np.testing.assert_array_equal, taught[0].variables, before)
+
+
+def test_a_student_of_another_size_is_refused(taught):
+    config = student.Distillation(**{**vars(TRAINING), "network": replace(NETWORK, embedding_size=8)})
+    with pytest.raises(ValueError, match="student's embedding_size is 8, its teacher's 16"):
+        student.build(config, EVEN, 0, NETWORK, taught[0].variables)
+
+
+def outputs_of(batch):
+    network = FaceNetwork(NETWORK)
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8), train=False)
+    images = jnp.concatenate([batch["affectnet"]["image"], batch["fec"]["image"].reshape(-1, 16, 16, 3)])
+    return network.apply(variables, images, train=False)
+
+
+def test_the_loss_is_that_of_the_paper():
+    batch = faces()
+    terms = label_losses(outputs_of(batch), batch, EVEN, SupervisionConfig(alpha=0.1, valence_arousal_weight=2.0))
+    expected = terms["triplet"] + 0.1 * (terms["expression"] + 2.0 * terms["valence_arousal"])
+    assert float(terms["labels"]) == pytest.approx(float(expected))
+
+
+def test_without_fec_alpha_plays_no_part():
+    batch = faces()
+    outputs, alone = outputs_of(batch), {"affectnet": batch["affectnet"]}
+    terms = label_losses(outputs, alone, EVEN, SupervisionConfig(alpha=0.1))
+    assert "triplet" not in terms
+    assert float(terms["labels"]) == pytest.approx(float(terms["expression"] + terms["valence_arousal"]))
+
+
+def test_missing_valence_arousal_is_masked_whatever_it_holds():
+    batch = faces()
+    outputs = outputs_of(batch)
+    labels = batch["affectnet"]
+    valid = labels["valence_arousal_valid"].at[3].set(False)
+    terms = [
+        label_losses(
+            outputs,
+            {**batch, "affectnet": {**labels, "valence_arousal_valid": valid, "valence_arousal": values}},
+            EVEN,
+            SupervisionConfig(),
+        )
+        for values in (labels["valence_arousal"], labels["valence_arousal"].at[3].set(-2.0))
+    ]
+    assert terms[0]["valence_arousal"] == terms[1]["valence_arousal"]
+
+
+def test_class_weights_average_one_over_the_examples():
+    counts = (100, 300, 0)
+    np.testing.assert_array_equal(class_weights(counts, "none"), [1, 1, 0])
+    for weighting, ratio in (("inverse_frequency", 3.0), ("inverse_square_root", np.sqrt(3.0))):
+        weights = class_weights(counts, weighting)
+        assert weights[0] / weights[1] == pytest.approx(ratio)
+        assert (weights * counts).sum() / 400 == pytest.approx(1.0)
+        assert weights[2] == 0
+
+
+def test_evaluation_ignores_padding():
+    network = FaceNetwork(NETWORK)
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8), train=False)
+    batch = {**faces()["affectnet"], "valid": jnp.ones(8, bool)}
+    padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:3]]), batch)
+    padded["valid"] = jnp.arange(11) < 8
+    one, other = (supervision.evaluate_faces(network, variables, {"affectnet": part}) for part in (batch, padded))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
+
+
+# --- fusion -------------------------------------------------------------------------------------------------
+
+FUSION = fusion.FusionTraining(
+    network=FusionConfig(
+        face_size=4,
+        audio=AudioConfig(channels=(4, 4), features=8, dilations=(1,)),
+        projection=8,
+        recurrent=RecurrentConfig(features=16),
+        dropout=0.0,
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0, warmup_steps=5),
+    steps=120,
+    batch_size=4,
+    window_s=0.8,
+    annotation_delay_s=0.2,
+    modality_dropout=0.0,
+)
+
+
+def windows(batch=4, frames=20):
+    rng = np.random.default_rng(1)
+    return {
+        "face": jnp.asarray(rng.normal(size=(batch, frames, 4)).astype(np.float32)),
+        "face_valid": jnp.ones((batch, frames), bool),
+        "waveform": jnp.asarray(0.1 * rng.normal(size=(batch, frames * 640)).astype(np.float32)),
+        "voice_valid": jnp.ones((batch, frames), bool),
+        "labels": jnp.asarray(np.sin(np.linspace(0, 6, batch * frames * 2)).reshape(batch, frames, 2), jnp.float32),
+        "labels_valid": jnp.ones((batch, frames), bool),
+    }
+
+
+def test_fusion_overfits_a_tiny_batch():
+    _, history = fit(fusion.build(FUSION, seed=0), windows(), 120)
+    assert history[-1]["loss"] < 0.15 < 0.7 < history[0]["loss"]
+
+
+def test_delay_moves_labels_back_and_masks_the_end():
+    labels = np.arange(10, dtype=np.float32).reshape(5, 2)
+    moved, valid = fusion.compensate_delay(labels, 2)
+    np.testing.assert_array_equal(moved[:3], labels[2:])
+    np.testing.assert_array_equal(valid, [True, True, True, False, False])
+    assert not moved[3:].any()
+    np.testing.assert_array_equal(fusion.compensate_delay(labels, 0)[0], labels)
+    assert not fusion.compensate_delay(labels, 9)[1].any()
+
+
+def test_modality_dropout_never_takes_both():
+    kept = fusion.keep_modalities(jax.random.key(0), 1000, 0.3)
+    assert kept.any(axis=1).all()
+    np.testing.assert_allclose(1.0 - kept.mean(axis=0), [0.3, 0.3], atol=0.05)
+
+
+def test_face_alone_hears_nothing_and_voice_alone_sees_nothing():
+    stage = fusion.build(FUSION, seed=0)
+    network = stage.eval_step.args[0]
+    variables = stage.init(jax.random.key(0)).variables
+    batch, deaf, blind = windows(), windows(), windows()
+    deaf["waveform"] = -deaf["waveform"] + 0.5
+    blind["face"] = -3 * blind["face"]
+    plain, other_voice, other_face = (fusion.predict(network, variables, b) for b in (batch, deaf, blind))
+    np.testing.assert_allclose(plain["face"], other_voice["face"], atol=1e-6)
+    np.testing.assert_allclose(plain["voice"], other_face["voice"], atol=1e-6)
+    assert not np.allclose(plain["fused"], other_voice["fused"])
+    assert not np.allclose(plain["fused"], other_face["fused"])
+
+
+def test_scores_ignore_padded_frames():
+    stage = fusion.build(FUSION, seed=0)
+    variables = stage.init(jax.random.key(0)).variables
+    batch = windows()
+    padded = {
+        name: jnp.pad(value, [(0, 0), (0, value.shape[1] // 2)] + [(0, 0)] * (value.ndim - 2))
+        for name, value in batch.items()
+    }
+    one, other = (stage.eval_step(variables, part) for part in (batch, padded))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
