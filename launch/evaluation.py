@@ -21,15 +21,15 @@ class Evaluator:
 
     def __init__(self, eval_step: Callable[[Any, Any], Any], mesh: Mesh) -> None:
         self.mesh = mesh
-        self.first = jax.jit(eval_step)
-        self.more = jax.jit(lambda total, variables, batch: merge(total, eval_step(variables, batch)))
+        self.eval_step = jax.jit(eval_step)
+        self.merge = jax.jit(merge)
 
     def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Any:
         """Metrics over all batches, on the host. Batches have one shape; the last one is padded and masked."""
         total = None
         for batch in batches:
-            on_device = put_batch(self.mesh, batch)
-            total = self.first(variables, on_device) if total is None else self.more(total, variables, on_device)
+            metrics = self.eval_step(variables, put_batch(self.mesh, batch))
+            total = metrics if total is None else self.merge(total, metrics)
         return jax.device_get(total)
 
 

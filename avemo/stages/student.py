@@ -145,7 +145,7 @@ DEMO = Distillation(
     network=DEMO_STUDENT,
     supervision=SupervisionConfig(alpha=1.0),
     optimizer=OptimizerConfig(learning_rate=5e-3),
-    steps=800,
+    steps=700,
     batch_size=64,
     triplet_batch_size=20,
 )
