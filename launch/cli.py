@@ -13,8 +13,8 @@ def main() -> None:
     from launch.commands import parse
     from launch.errors import LaunchError
 
-    logging.basicConfig(level=logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("data_pipelines").setLevel(logging.INFO)
     try:
         command = parse(sys.argv[1:])
         command()
