@@ -2,9 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
-MYPY_PATHS := avemo data_pipelines launch
 
-.PHONY: help demo test test-parity lint format lock clean
+.PHONY: help demo test test-parity torch lint format lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,8 +23,8 @@ help:  ## list these commands
 demo: .venv/installed  ## the whole chain on synthetic corpora: data, three trainings, evaluation, report
 	@$(BIN)/avemo demo
 
-test: .venv/installed-dev  ## every test except those against torch
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not parity" tests
+test: .venv/installed-dev  ## every test that needs no torch
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not parity" tests
 
 test-parity: .venv/installed-dev  ## tests against torch; they skip where torch is absent (make torch installs it)
 	@$(BIN)/python -m pytest -rs -m parity tests

@@ -117,6 +117,11 @@ def update(state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax
     )
 
 
+def step_metrics(loss: jax.Array, gradients: Any) -> dict[str, jax.Array]:
+    """What every training step reports: "loss" and "gradient_norm", the global norm before clipping."""
+    return {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+
+
 def stream_key(seed: int, stream: str, step: Int[Array, ""] | int = 0) -> Key[Array, ""]:
     """The random key of a named stream at a step."""
     stream_id = zlib.crc32(stream.encode()) & 0x7FFFFFFF

@@ -3,7 +3,8 @@
 `prepare_affectnet`, `prepare_fec` and `prepare_recola` are the way in. A prepared dataset lies in
 `out/<name>/<version>/` with its metadata: how the faces were cut, what was counted, what was skipped and why,
 and a fingerprint of the records. TFDS writes into a folder of another name and renames it at the end, so a
-dataset whose folder exists is complete.
+dataset whose folder exists is complete. FEC is two of them: its triplets, written last, point into its faces and
+are used only beside those whose fingerprint they name.
 
 Records lie in the order of the release's list and don't depend on the number of processes. Images are handed
 to TFDS as encoded bytes, so TensorFlow is needed neither to write nor to read.
@@ -15,12 +16,11 @@ import hashlib
 import io
 import itertools
 import logging
-import multiprocessing
 import os
 import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -35,6 +35,7 @@ from avemo.labels import EXPRESSIONS, TRIPLET_KINDS
 from data_pipelines.errors import DataError
 from data_pipelines.faces import Box, CropConfig, FaceFinder, crop_file
 from data_pipelines.gold_standard import GoldStandard, gold_standard
+from data_pipelines.processes import worker_pool
 from data_pipelines.records import VERSION, dataset_folder, open_split, read_metadata
 from data_pipelines.releases import affectnet, fec, recola
 from data_pipelines.sound import fit_to_frames, has_voice, load_sound, to_int16
@@ -87,6 +88,7 @@ def prepare_affectnet(source: Path, out: Path, config: AffectNetPreparation) -> 
         DataError: The source is no AffectNet release, or `out` holds it prepared in another way.
     """
     release = affectnet.detect_release(source) if config.release == "auto" else config.release
+    affectnet.check_source(source, release)
     preparation = _settings(config) | {"release": release}
     return _prepare(source, out, "affectnet", preparation, AffectNet, config)
 
@@ -124,11 +126,12 @@ def prepare_fec(source: Path, out: Path, config: FecPreparation) -> Path:
         `out/fec`, where both lie; what was prepared before, in the same way, is used again.
 
     Raises:
-        DataError: The source isn't FEC, or `out` holds it prepared in another way.
+        DataError: The source isn't FEC, or `out` holds it prepared in another way, or triplets of other faces.
     """
     fec.check_source(source)
-    _prepare(source, out, "fec/faces", _settings(config), FecFaces, config)
-    _prepare(source, out, "fec/triplets", _settings(config), FecTriplets, config)
+    faces = _prepare(source, out, "fec/faces", _settings(config), FecFaces, config)
+    preparation = _settings(config) | {"faces_fingerprint": read_metadata(faces)["fingerprint"]}
+    _prepare(source, out, "fec/triplets", preparation, FecTriplets, config)
     return out / "fec"
 
 
@@ -159,7 +162,7 @@ def prepare_recola(source: Path, out: Path, config: RecolaPreparation) -> Path:
     """Prepares RECOLA as `out/recola/1.0.0`: one record per recording, splits "train", "dev" and "test".
 
     A split that has no recording is left out. Videos shorter than their annotation are filled up with frames
-    without a face, longer ones are cut; so is the sound.
+    without a face, longer ones are cut; so is the sound. How much was missing or cut is counted.
 
     Args:
         source: The folder that the release was unpacked into; only read.
@@ -170,7 +173,8 @@ def prepare_recola(source: Path, out: Path, config: RecolaPreparation) -> Path:
         The folder of the prepared dataset; one that was prepared before, in the same way, is used again.
 
     Raises:
-        DataError: The source is no RECOLA release, or `out` holds it prepared in another way.
+        DataError: The source is no RECOLA release, has too few raters for the gold standard, or `out` holds it
+            prepared in another way.
     """
     recola.check_source(source)
     return _prepare(source, out, "recola", _settings(config), Recola, config)
@@ -209,14 +213,18 @@ class _Builder(tfds.core.GeneratorBasedBuilder):
         self._config = config
         super().__init__(file_format="array_record", **kwargs)
 
-    def _dataset_info(self, features: dict[str, Any], description: str) -> tfds.core.DatasetInfo:
+    def _dataset_info(self, features: dict[str, Any], description: str, **metadata: Any) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=description,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
-                source=str(self._source.resolve()), preparation=self._preparation, splits={}, fingerprint=""
+                source=str(self._source.resolve()),
+                preparation=self._preparation,
+                splits={},
+                fingerprint="",
+                **metadata,
             ),
         )
 
@@ -374,20 +382,22 @@ class Recola(_Builder):
         for recording in self._recordings:
             if recording.raters != self._recordings[0].raters:
                 raise DataError(f"{source}: {recording.name} and {self._recordings[0].name} have different raters")
+        self._raters = self._recordings[0].raters
+        if config.gold_standard == "avec" and len(self._raters) < 2:
+            raise DataError(f"{source}: gold standard avec needs at least two raters; choose mean")
         super().__init__(source, preparation, config, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        raters = len(self._recordings[0].raters)
         features = {
             "name": tfds.features.Text(),
             "frames": tfds.features.Sequence(_image(self._config.size)),
             "face_valid": _array((None,), np.bool_),
             "waveform": _array((None,), np.int16),
             "voice_valid": tfds.features.Scalar(np.bool_),
-            "ratings": _array((None, raters, 2), np.float32),
+            "ratings": _array((None, len(self._raters), 2), np.float32),
             "gold_standard": _array((None, 2), np.float32),
         }
-        return self._dataset_info(features, "RECOLA: one recording per record.")
+        return self._dataset_info(features, "RECOLA: one recording per record.", raters=list(self._raters))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         present = {recording.split for recording in self._recordings}
@@ -406,22 +416,17 @@ class Recola(_Builder):
     def _examples(self, split: str, account: "_Account") -> Iterator[dict[str, Any]]:
         tasks = [(recording, self._config) for recording in self._recordings if recording.split == split]
         results = _ordered_map(_prepare_recording, tasks, self._config.processes, per_chunk=1)
-        frames = without_face = without_voice = 0
-        for (recording, _), example in tqdm(
+        counts: Counter[str] = Counter()
+        for (recording, _), result in tqdm(
             results, desc=f"recola {split}", unit=" recordings", total=len(tasks), disable=None
         ):
-            if isinstance(example, str):
-                account.skip(recording.name, example)
+            if isinstance(result, str):
+                account.skip(recording.name, result)
                 continue
-            frames += len(example["frames"])
-            without_face += int((~example["face_valid"]).sum())
-            without_voice += not example["voice_valid"]
+            example, found = result
+            counts.update(found)
             yield example
-        account.counts = {
-            "frames": frames,
-            "frames_without_face": without_face,
-            "without_voice": without_voice,
-        }
+        account.counts = dict(counts)
 
 
 def _crop_photograph(task: tuple[Path, Sequence[Box], CropConfig]) -> list[bytes | str]:
@@ -435,25 +440,45 @@ def _face_key(face: fec.FaceReference) -> str:
     return " ".join([face.url, *map(repr, face.box)])
 
 
-def _prepare_recording(task: tuple[recola.Recording, RecolaPreparation]) -> dict[str, Any] | str:
-    """One recording as a record, or the reason why it can't be used."""
+def _prepare_recording(
+    task: tuple[recola.Recording, RecolaPreparation],
+) -> tuple[dict[str, Any], dict[str, int]] | str:
+    """One recording as a record with what is counted of it, or the reason why it can't be used."""
     recording, config = task
     count = len(recording.ratings)
     try:
+        sound = load_sound(recording.audio)
+        if not len(sound):
+            return "sound without samples"
         track = track_face(frames(recording.video), FaceFinder(), config.detect_every)
         crops = list(itertools.islice(face_crops(recording.video, track, config), count))
-        waveform = fit_to_frames(load_sound(recording.audio), count)
     except DataError as error:
         return str(error)
+    except cv2.error as error:
+        return f"finding faces failed ({' '.join(str(error).split())})"
+    if not crops:
+        return "video without a frame that can be decoded"
+    waveform = fit_to_frames(sound, count)
     missing = count - len(crops)
-    return {
+    face_valid = np.pad(track.valid[:count], (0, missing))
+    voice_valid = has_voice(waveform)
+    record = {
         "name": recording.name,
         "frames": crops + [black_jpeg(config)] * missing,
-        "face_valid": np.pad(track.valid[:count], (0, missing)),
+        "face_valid": face_valid,
         "waveform": to_int16(waveform),
-        "voice_valid": has_voice(waveform),
+        "voice_valid": voice_valid,
         "ratings": recording.ratings,
         "gold_standard": gold_standard(recording.ratings, config.gold_standard),
+    }
+    return record, {
+        "frames": count,
+        "frames_without_face": int((~face_valid).sum()),
+        "frames_missing": missing,
+        "frames_cut": max(len(track.valid) - count, 0),
+        "samples_missing": max(len(waveform) - len(sound), 0),
+        "samples_cut": max(len(sound) - len(waveform), 0),
+        "without_voice": int(not voice_valid),
     }
 
 
@@ -639,8 +664,7 @@ def _ordered_map(
     if processes == 1 or len(first) < 2:  # A single chunk isn't worth starting processes.
         yield from ((task, function(task)) for chunk in chunks for task in chunk)
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with worker_pool(processes) as pool:
         pending: deque[tuple[list[Any], Future[list[Any]]]] = deque()
         while True:
             for chunk in itertools.islice(chunks, 4 * processes - len(pending)):

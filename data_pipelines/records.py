@@ -80,7 +80,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         folder: The dataset's folder, see `prepared_folder`.
 
     Returns:
-        "source", "preparation" (the settings), "splits" (counts, what was skipped) and "fingerprint".
+        "source", "preparation" (the settings), "splits" (counts, what was skipped), "fingerprint", and RECOLA's
+        "raters" (names, in the order of the ratings).
 
     Raises:
         DataError: The folder holds no prepared dataset.

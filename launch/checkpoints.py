@@ -78,7 +78,7 @@ class Checkpoints:
         args = {name: ocp.args.StandardRestore(item) for name, item in target.items()}
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**args))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise LaunchError(
                 f"{self.folder / str(step)} does not hold the network of its run.json "

@@ -18,7 +18,7 @@ def main() -> None:
     try:
         command = parse(sys.argv[1:])
         command()
-    except (DataError, LaunchError) as error:
+    except (DataError, LaunchError, OSError) as error:
         sys.exit(f"avemo: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

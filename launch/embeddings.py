@@ -1,6 +1,6 @@
 """Frozen face embeddings: recordings go through the face network once, before fusion is trained or scored."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,25 +14,30 @@ from launch.mesh import put_batch, replicated
 FRAMES_PER_CALL = 256
 """Frames in one call of the network, per device; it has no influence on the result."""
 
+Embedder = Callable[[np.ndarray], np.ndarray]
+"""Faces uint8 (T, H, W, 3) to embeddings float32 (T, D)."""
 
-def embed_recordings(
-    recordings: Iterable[Mapping[str, Any]], config: FaceConfig, variables: Any, mesh: Mesh
-) -> Iterator[dict[str, Any]]:
-    """Replace each recording's "frames" (T, H, W, 3) by "face" (T, D), float32; rows without a face are zero."""
-    network = FaceNetwork(config)
+
+def face_embedder(config: FaceConfig, variables: Any, mesh: Mesh) -> Embedder:
+    """A compiled face network for any number of frames."""
     variables = jax.device_put(variables, replicated(mesh))
+    size = FRAMES_PER_CALL * mesh.size
 
     @jax.jit
-    def embed(images: jax.Array) -> jax.Array:
-        outputs: Any = network.apply(variables, centre_crop(images, config.image_size), train=False)
+    def apply(variables: Any, images: jax.Array) -> jax.Array:
+        outputs: Any = FaceNetwork(config).apply(variables, centre_crop(images, config.image_size), train=False)
         return outputs["embedding"]
 
-    size = FRAMES_PER_CALL * mesh.size
-    for recording in recordings:
-        frames = recording["frames"]
+    def embed(frames: np.ndarray) -> np.ndarray:
         padded = np.concatenate([frames, np.zeros((-len(frames) % size, *frames.shape[1:]), frames.dtype)])
-        parts = [
-            np.asarray(embed(put_batch(mesh, padded[start : start + size]))) for start in range(0, len(padded), size)
-        ]
-        face = np.concatenate(parts)[: len(frames)] * recording["face_valid"][:, None]
+        parts = [apply(variables, put_batch(mesh, padded[i : i + size])) for i in range(0, len(padded), size)]
+        return np.concatenate(jax.device_get(parts))[: len(frames)]
+
+    return embed
+
+
+def embed_recordings(recordings: Iterable[Mapping[str, Any]], embed: Embedder) -> Iterator[dict[str, Any]]:
+    """Replace each recording's "frames" (T, H, W, 3) by "face" (T, D), float32; rows without a face are zero."""
+    for recording in recordings:
+        face = embed(recording["frames"]) * recording["face_valid"][:, None]
         yield {"face": face} | {name: value for name, value in recording.items() if name != "frames"}

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from avemo.models.fusion import FusionNetwork, init_variables
 from avemo.stages import fusion, supervision
 from avemo.stages.fusion import FusionTraining
 from data_pipelines import loaders
-from launch.checkpoints import Checkpoints
+from launch.embeddings import face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
     EVAL_BATCH_SIZE,
@@ -33,14 +34,15 @@ from launch.evaluation import (
     ccc_results,
     fec_results,
     fusion_batches,
+    score_faces,
     swap_voices,
 )
 from launch.mesh import data_mesh, put_batch
 from launch.prepare import check_image_size, preparations
 from launch.report import PREDICTIONS_FILE, RESULTS_FILE, print_table, write_report
-from launch.runs import command_line, package_versions, read_record, stage_config, write_json
+from launch.runs import command_line, package_versions, read_record, run_input, stage_config, write_json
 from launch.speed import measure_speed
-from launch.train import load_embedded, load_face_network
+from launch.train import finished_variables, load_embedded, load_face_network
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,16 @@ class Evaluate:
         runs = {name: run for name in ("teacher", "student", "fusion") if (run := getattr(self, name))}
         if not runs:
             raise LaunchError("nothing to evaluate: give --teacher, --student or --fusion")
+        for path in self.truth:
+            results["ceiling"] |= read_ceiling(path)
+        self.out.mkdir(parents=True, exist_ok=True)
         for name in ("teacher", "student"):
             if name in runs:
                 evaluate_face_network(name, runs[name], self.data, mesh, results, arrays)
         if "fusion" in runs:
             evaluate_fusion(runs["fusion"], self.data, self.recola_split, mesh, results, arrays)
-        for path in self.truth:
-            results["ceiling"] |= read_ceiling(path)
         results["provenance"] = provenance(self.data, runs)
 
-        self.out.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.out / PREDICTIONS_FILE, allow_pickle=False, **arrays)
         write_json(self.out / RESULTS_FILE, results)
         print_table(results)
@@ -94,23 +96,15 @@ def evaluate_face_network(
 ) -> None:
     """Add a teacher's or student's figures, its confusion matrix and its predictions on sample faces."""
     config, variables = load_face_network(run, mesh)
-    check_image_size(data, "affectnet", config.image_size)
-    network = FaceNetwork(config)
-    size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
-
-    def eval_step(variables: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-        return supervision.evaluate_faces(network, variables, batch)
-
-    evaluator = Evaluator(eval_step, mesh)
-    faces = tqdm(loaders.face_eval_batches(data, batch_size=size), desc=f"evaluate {name} on AffectNet", unit="batch")
-    metrics = evaluator(variables, ({"affectnet": batch} for batch in faces))
+    with_fec = "fec" in read_record(run).inputs and "fec" in preparations(data)
+    for corpus in ("affectnet", "fec") if with_fec else ("affectnet",):
+        check_image_size(data, corpus, config.image_size)
+    evaluator = Evaluator(partial(supervision.evaluate_faces, FaceNetwork(config)), mesh)
+    metrics = score_faces(evaluator, variables, data, with_fec, progress=f"evaluate {name}")
     results["affectnet"][name] = affectnet_results(metrics)
+    if with_fec:
+        results["fec"][name] = fec_results(metrics)
     arrays[f"{name}/confusion"] = metrics["confusion_8"].counts_KxK
-    if "fec" in preparations(data):
-        triplets = tqdm(
-            loaders.triplet_eval_batches(data, batch_size=size), desc=f"evaluate {name} on FEC", unit="batch"
-        )
-        results["fec"][name] = fec_results(evaluator(variables, ({"fec": batch} for batch in triplets)))
     results["speed"][name] = measure_speed(config, variables)
     sample_predictions(name, config, variables, data, arrays)
 
@@ -148,11 +142,14 @@ def evaluate_fusion(
     "face" and "voice" are the same network with the other modality masked, not networks trained for one modality.
     """
     config = stage_config(run, "fusion", FusionTraining)
+    if loaders.fingerprint(data, "recola") != read_record(run).inputs["recola"]:
+        raise LaunchError(f"{data / 'recola'} is not what {run} was trained on: its partitions may overlap with these")
     network = FusionNetwork(config.network)
-    face = Path(read_record(run).inputs["face"]["run"])
-    recordings = load_embedded(data, split, face, mesh)
+    face_network, face_variables = load_face_network(trained_face(run), mesh)
+    embed = face_embedder(face_network, face_variables, mesh)
+    recordings = load_embedded(data, split, face_network, embed)
     like = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
-    variables = Checkpoints(run).restore_variables(like, mesh)
+    variables = finished_variables(run, config.steps, like, mesh)
     predict = jax.jit(lambda variables, batch: fusion.predict(network, variables, batch))
 
     def predictions_of(recordings: list[dict[str, Any]]) -> dict[str, np.ndarray]:
@@ -161,7 +158,8 @@ def evaluate_fusion(
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(recordings)], *parts)
 
     predictions = predictions_of(recordings)
-    predictions["voice_swapped"] = predictions_of(swap_voices(recordings))["fused"]
+    if len(recordings) > 1:
+        predictions["voice_swapped"] = predictions_of(swap_voices(recordings))["fused"]
     labels = [fusion.compensate_delay(recording["gold_standard"], config.delay_frames) for recording in recordings]
     for name, values in predictions.items():
         per_recording = [
@@ -181,6 +179,14 @@ def evaluate_fusion(
         arrays[f"recola/{recording['name']}/gold_standard"] = label[valid]
         for name, values in predictions.items():
             arrays[f"recola/{recording['name']}/{name}"] = values[i, : len(label)][valid]
+
+
+def trained_face(run: Path) -> Path:
+    """The face network's run that a fusion network was trained over. Raises LaunchError where it is another by now."""
+    face = read_record(run).inputs["face"]
+    if run_input(Path(face["run"])) != face:
+        raise LaunchError(f"{face['run']} is not the run any more that {run} was trained over: train the fusion anew")
+    return Path(face["run"])
 
 
 def read_ceiling(path: Path) -> dict[str, Any]:

@@ -1,15 +1,18 @@
 """Compiled evaluation: every record counts once, on any number of devices, and what comes out has the field's names."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.metrics import Regression, merge
 from avemo.stages import fusion
+from data_pipelines import loaders
 from launch.mesh import put_batch
 
 EVAL_BATCH_SIZE = 128
@@ -31,6 +34,34 @@ class Evaluator:
             metrics = self.eval_step(variables, put_batch(self.mesh, batch))
             total = metrics if total is None else self.merge(total, metrics)
         return jax.device_get(total)
+
+
+def score_faces(
+    evaluator: Evaluator, variables: Any, data: Path, with_fec: bool, progress: str | None = None
+) -> dict[str, Any]:
+    """Metrics of a face network on AffectNet's validation split and, if wanted, on FEC's test split.
+
+    Args:
+        evaluator: of `supervision.evaluate_faces`.
+        variables: the network's.
+        data: folder of the prepared corpora.
+        with_fec: whether to score triplets too.
+        progress: what progress bars say; None shows none.
+    """
+    size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
+    sources = {"affectnet": loaders.face_eval_batches(data, batch_size=size)}
+    if with_fec:
+        sources["fec"] = loaders.triplet_eval_batches(data, batch_size=size)
+    total: dict[str, Any] = {}
+    for corpus, batches in sources.items():
+        shown = tqdm(batches, desc=f"{progress} on {corpus}", unit="batch", disable=progress is None)
+        total |= evaluator(variables, ({corpus: batch} for batch in shown))
+    return total
+
+
+def face_results(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """All figures of a face network in one flat dictionary, for the log of a training."""
+    return affectnet_results(metrics) | (fec_results(metrics) if "triplet" in metrics else {})
 
 
 def affectnet_results(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -97,7 +128,7 @@ def delayed(recording: Mapping[str, Any], delay_frames: int) -> dict[str, np.nda
 
 
 def swap_voices(recordings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give each recording the sound of the next one, cut or padded to its own length (a control)."""
+    """Give each recording the sound of the next one, cut or repeated to its own length (a control)."""
     swapped = []
     for i, recording in enumerate(recordings):
         other = recordings[(i + 1) % len(recordings)]

@@ -127,7 +127,7 @@ def train(
         evaluate: variables -> figures, logged with the step.
 
     Raises:
-        LaunchError: the loss is not finite; the message names step and records.
+        LaunchError: loss or gradient is not finite; the message names step and records.
     """
     everywhere = replicated(mesh)
     state = jax.jit(lambda: stage.init(stream_key(seed, "init")), out_shardings=everywhere)()
@@ -197,9 +197,10 @@ class Log:
     def _read(self) -> None:
         step, metrics, batch = self.pending.popleft()
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
+        if not (math.isfinite(values["loss"]) and math.isfinite(values.get("gradient_norm", 0.0))):
             raise LaunchError(
-                f"the loss is {values['loss']} at step {step} ({self.run}); {describe_records(batch)}. "
+                f"the loss is {values['loss']} at step {step} ({self.run}), or its gradient is not finite; "
+                f"{describe_records(batch)}. "
                 "Lower --optimizer.learning-rate, or look at these records"
             )
         self.recent.append(values)

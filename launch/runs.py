@@ -65,7 +65,7 @@ class RunRecord:
 def run_input(run: Path) -> dict[str, str]:
     """How a run that another one builds on is named in its `inputs`: where it is, and a digest of what it was."""
     what = json.dumps(read_record(run).what(), sort_keys=True)
-    return {"run": str(run), "fingerprint": hashlib.sha256(what.encode()).hexdigest()}
+    return {"run": str(run.absolute()), "fingerprint": hashlib.sha256(what.encode()).hexdigest()}
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def stage_config(run: Path, stage: str, config_type: type[Config]) -> Config:
 def first_difference(mine: Any, theirs: Any, where: str = "") -> str | None:
     """The dotted name of the first place where two plain structures differ, or None where they are equal."""
     if isinstance(mine, dict) and isinstance(theirs, dict):
-        for key in mine.keys() | theirs.keys():
+        for key in sorted(mine.keys() | theirs.keys()):
             inner = first_difference(mine.get(key), theirs.get(key), f"{where}.{key}".lstrip("."))
             if inner is not None:
                 return inner

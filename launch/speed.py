@@ -16,7 +16,7 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
     """Measure the compiled network on one device, after warm-up; medians over repeats.
 
     Returns:
-        "parameters"; "flops" of one face, as XLA counts them (a multiply-add is two); "ms_batch_1", milliseconds for
+        "parameters"; "flops" of one face, see `count_flops`; "ms_batch_1", milliseconds for
         one face alone; "images_per_s" in batches of 64.
     """
     variables = jax.device_put(variables, jax.devices()[0])
@@ -47,10 +47,10 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
 
 
 def count_flops(config: FaceConfig) -> float:
-    """Floating-point operations of one face through the whole network, as XLA counts them after compilation."""
+    """Floating-point operations of one face through the whole network, as XLA counts them (a multiply-add is two)."""
     network = FaceNetwork(config)
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.uint8)
     variables = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
     forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
-    costs: Any = forward.lower(variables, images).compile().cost_analysis()
+    costs: Any = forward.lower(variables, images).cost_analysis()
     return float(costs["flops"])

@@ -19,16 +19,15 @@ from avemo.stages.supervision import FaceTraining, class_weights
 from avemo.training import Stage
 from data_pipelines import loaders
 from launch.checkpoints import Checkpoints
-from launch.embeddings import embed_recordings
+from launch.embeddings import Embedder, embed_recordings, face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
-    EVAL_BATCH_SIZE,
     Evaluator,
-    affectnet_results,
     delayed,
-    fec_results,
+    face_results,
     fusion_batches,
     regression_results,
+    score_faces,
 )
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import check_batch_size, data_mesh
@@ -119,12 +118,15 @@ class TrainFusion(Run):
         """Train to the last step."""
         config, mesh = self.config, data_mesh()
         check_batch_size(mesh, batch_size=config.batch_size)
+        network, variables = load_face_network(self.face, mesh)
+        check_face_size(config, network, self.face)
         inputs = {"recola": loaders.fingerprint(self.data, "recola"), "face": run_input(self.face)}
         record = RunRecord.new("fusion", self.preset, self.seed, config, inputs)
         if not start_run(self.out, record, config.steps, self.resume):
             return
-        parts = {split: load_embedded(self.data, split, self.face, mesh) for split in ("train", "dev")}
-        check_face_size(config, parts["train"], self.face)
+
+        embed = face_embedder(network, variables, mesh)
+        parts = {split: load_embedded(self.data, split, network, embed) for split in ("train", "dev")}
         dev = fusion_batches(parts["dev"], config.delay_frames, mesh)
         stage = fusion.build(config, self.seed)
         evaluator = Evaluator(stage.eval_step, mesh)
@@ -173,7 +175,7 @@ def train_faces(run: Run, record: RunRecord, config: FaceTraining, stage: Stage)
     evaluator = Evaluator(stage.eval_step, mesh)
 
     def evaluate(variables: Any) -> dict[str, float]:
-        return evaluate_faces(evaluator, variables, run.data, mesh, with_fec=bool(config.triplet_batch_size))
+        return face_results(score_faces(evaluator, variables, run.data, with_fec=bool(config.triplet_batch_size)))
 
     train(
         name=record.stage,
@@ -187,17 +189,6 @@ def train_faces(run: Run, record: RunRecord, config: FaceTraining, stage: Stage)
         rhythm=run.rhythm,
         evaluate=evaluate,
     )
-
-
-def evaluate_faces(evaluator: Evaluator, variables: Any, data: Path, mesh: Mesh, with_fec: bool) -> dict[str, float]:
-    """AffectNet's figures on its validation split and, if wanted, FEC's on its test split."""
-    size = -(-EVAL_BATCH_SIZE // mesh.size) * mesh.size
-    faces = ({"affectnet": batch} for batch in loaders.face_eval_batches(data, batch_size=size))
-    results = affectnet_results(evaluator(variables, faces))
-    if with_fec:
-        triplets = ({"fec": batch} for batch in loaders.triplet_eval_batches(data, batch_size=size))
-        results |= fec_results(evaluator(variables, triplets))
-    return results
 
 
 def face_inputs(data: Path, config: FaceTraining) -> dict[str, Any]:
@@ -216,26 +207,33 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
     if record.stage not in ("teacher", "student"):
         raise LaunchError(f"{run} holds a {record.stage}, not a face network")
     training: type[FaceTraining] = FaceTraining if record.stage == "teacher" else Distillation
-    config = stage_config(run, record.stage, training).network
+    trained = stage_config(run, record.stage, training)
+    config = trained.network
     like = jax.eval_shape(lambda: init_variables(FaceNetwork(config), jax.random.key(0)))
-    return config, Checkpoints(run).restore_variables(like, mesh)
+    return config, finished_variables(run, trained.steps, like, mesh)
 
 
-def load_embedded(data: Path, split: str, face: Path, mesh: Mesh) -> list[dict[str, Any]]:
+def finished_variables(run: Path, steps: int, like: Any, mesh: Mesh) -> Any:
+    """The variables after the last step of a run. Raises LaunchError where it has not got there."""
+    checkpoints = Checkpoints(run)
+    if (step := checkpoints.latest_step() or 0) < steps:
+        raise LaunchError(f"{run} has done {step} of {steps} steps: finish it with --resume")
+    return checkpoints.restore_variables(like, mesh)
+
+
+def load_embedded(data: Path, split: str, network: FaceConfig, embed: Embedder) -> list[dict[str, Any]]:
     """All recordings of a RECOLA partition with the face network's embeddings in place of their frames."""
-    config, variables = load_face_network(face, mesh)
-    check_image_size(data, "recola", config.image_size)
+    check_image_size(data, "recola", network.image_size)
     recordings: Iterable[Mapping[str, Any]] = tqdm(
         loaders.recordings(data, split), desc=f"embed {split} faces", unit="recording"
     )
-    return list(embed_recordings(recordings, config, variables, mesh))
+    return list(embed_recordings(recordings, embed))
 
 
-def check_face_size(config: FusionTraining, recordings: list[dict[str, Any]], face: Path) -> None:
+def check_face_size(config: FusionTraining, network: FaceConfig, face: Path) -> None:
     """Raise LaunchError where the fusion network expects face embeddings of another size."""
-    size = recordings[0]["face"].shape[-1]
-    if size != config.network.face_size:
+    if network.embedding_size != config.network.face_size:
         raise LaunchError(
-            f"{face} gives {size}-d face embeddings, the fusion network takes {config.network.face_size}: "
-            f"add --network.face-size {size}"
+            f"{face} gives {network.embedding_size}-d face embeddings, the fusion network takes "
+            f"{config.network.face_size}: add --network.face-size {network.embedding_size}"
         )

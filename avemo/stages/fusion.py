@@ -28,6 +28,7 @@ from avemo.training import (
     TrainState,
     make_optimizer,
     new_state,
+    step_metrics,
     stream_key,
     update,
 )
@@ -137,7 +138,7 @@ def train_step(
         return (valence + arousal) / 2, {"valence": valence, "arousal": arousal}
 
     (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    return update(state, gradients, state.batch_stats, optimizer), {"loss": loss} | terms
+    return update(state, gradients, state.batch_stats, optimizer), step_metrics(loss, gradients) | terms
 
 
 def keep_modalities(key: jax.Array, batch: int, dropout: float) -> jax.Array:
@@ -176,8 +177,8 @@ PAPER = FusionTraining()
 DEMO = FusionTraining(
     network=DEMO_FUSION,
     optimizer=OptimizerConfig(learning_rate=3e-3),
-    steps=300,
-    batch_size=12,
+    steps=250,
+    batch_size=16,
     window_s=6.0,
     annotation_delay_s=2.0,
 )

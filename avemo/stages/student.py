@@ -25,7 +25,7 @@ from avemo.stages.supervision import (
     label_losses,
     training_faces,
 )
-from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, stream_key, update
+from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, step_metrics, stream_key, update
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Distillation(FaceTraining):
     """One distillation; the student's image and embedding sizes must be its teacher's.
 
     Attributes:
-        labels_weight: weight of the hard labels against what the teacher says; 0 learns from the teacher alone.
+        labels_weight: weight of the hard labels against what the teacher says; 0 learns from the teacher alone,
+            which leaves the valence/arousal head untaught.
         soft_target_weight: weight of the teacher's softened expression probabilities.
         temperature: how far they are softened.
         embedding_weight: weight of matching the teacher's embedding, and its triplet embedding, in direction.
@@ -113,7 +114,7 @@ def train_step(
         return loss, (terms, batch_stats)
 
     (loss, (terms, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    return update(state, gradients, batch_stats, optimizer), {"loss": loss} | terms
+    return update(state, gradients, batch_stats, optimizer), step_metrics(loss, gradients) | terms
 
 
 def imitation_losses(outputs: Outputs, taught: Outputs, temperature: float) -> dict[str, jax.Array]:
@@ -147,6 +148,6 @@ DEMO = Distillation(
     optimizer=OptimizerConfig(learning_rate=5e-3),
     steps=700,
     batch_size=64,
-    triplet_batch_size=20,
+    triplet_batch_size=24,
 )
 """`avemo train student --preset demo`: the synthetic corpora, 40×40, about a minute on two CPU cores."""

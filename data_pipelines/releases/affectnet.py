@@ -4,7 +4,8 @@ Everything that a release lists comes out of `read_split` exactly once, either a
 its reason. Nothing is decoded here: whether a file really is a picture is found out by whoever decodes it.
 """
 
-import csv
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.releases.csv_lists import csv_rows
 
 Release = Literal["2017", "2021"]
 Split = Literal["train", "validation"]
@@ -50,15 +52,13 @@ class Face:
         image: The picture file.
         box: (left, top, right, bottom) in pixels of the picture, not yet clipped to it; None where the
             picture is itself the crop (2021).
-        landmarks: float32, 68×2, x and y in pixels of the picture; None where absent or malformed.
         expression: Code 0 to 7, in the order of `avemo.labels.EXPRESSIONS`.
-        valence_arousal: (valence, arousal), each in [-1, 1]; None where the release has -2 (missing).
+        valence_arousal: (valence, arousal), each in [-1, 1]; None where either is -2, blank or NaN.
     """
 
     key: str
     image: Path
     box: tuple[float, float, float, float] | None
-    landmarks: np.ndarray | None
     expression: int
     valence_arousal: tuple[float, float] | None
 
@@ -81,7 +81,7 @@ def detect_release(root: Path) -> Release:
         "2017" or "2021".
 
     Raises:
-        DataError: The folder is absent, is neither release, or holds both.
+        DataError: The folder is absent, is neither release (AffectNet+ isn't), or holds both.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give the folder that AffectNet was unpacked into")
@@ -94,10 +94,17 @@ def detect_release(root: Path) -> Release:
         return found[0]
     if found:
         raise DataError(f"{root}: holds both the 2017 and the 2021 release; say which one with the release setting")
-    raise DataError(
-        f"{root}: no AffectNet release here; looked for training.csv in Manually_Annotated_file_lists (2017) "
-        "and for train_set/images with train_set/annotations (2021)"
-    )
+    raise _unknown_form(root)
+
+
+def check_source(root: Path, release: Release) -> None:
+    """Raises DataError unless both splits are there: folders, lists and their columns."""
+    for split in SPLITS:
+        if release == "2017":
+            path, _ = _list_and_images(root, split)
+            _header(csv_rows(path), path)
+        else:
+            _images_and_annotations(root, split)
 
 
 def read_split(root: Path, release: Release, split: Split) -> Iterator[Face | Skip]:
@@ -113,41 +120,52 @@ def read_split(root: Path, release: Release, split: Split) -> Iterator[Face | Sk
         annotation (2021).
 
     Raises:
-        DataError: A folder, a list or a column of the release is missing.
+        DataError: A folder, a list or a column of the release is missing, or a list is no CSV.
     """
     return _read_2017(root, split) if release == "2017" else _read_2021(root, split)
 
 
 def _read_2017(root: Path, split: Split) -> Iterator[Face | Skip]:
+    path, images = _list_and_images(root, split)
+    seen: set[str] = set()
+    for row in _rows(path):
+        face = _face_2017(row, images)
+        yield Skip(face.key, "listed twice") if face.key in seen else face
+        seen.add(face.key)
+
+
+def _list_and_images(root: Path, split: Split) -> tuple[Path, Path]:
+    """A split's list and the folder of all pictures (2017)."""
     lists, images = _find_lists(root), _find_folder(root, "manually_annotated_image")
     if lists is None or not (lists / _LISTS_2017[split]).is_file():
         raise DataError(f"{root}: no {_LISTS_2017[split]} found in Manually_Annotated_file_lists; is it unpacked?")
     if images is None:
         raise DataError(f"{root}: no folder Manually_Annotated_Images found; are its archives unpacked?")
-    seen: set[str] = set()
-    with (lists / _LISTS_2017[split]).open(newline="", encoding="utf-8-sig") as handle:
-        for row in _rows(handle, lists / _LISTS_2017[split]):
-            face = _face_2017(row, images)
-            yield Skip(face.key, "listed twice") if face.key in seen else face
-            seen.add(face.key)
+    return lists / _LISTS_2017[split], images
 
 
-def _rows(lines: Iterator[str], path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path) -> Iterator[dict[str, str]]:
     """Rows of a CSV list as dictionaries; cells that a short row lacks are empty."""
-    reader = csv.reader(lines)
-    header = [cell.strip() for cell in next(reader, [])]
+    rows = csv_rows(path)
+    header = _header(rows, path)
+    for cells in rows:
+        if cells:
+            yield dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
+
+
+def _header(rows: Iterator[list[str]], path: Path) -> list[str]:
+    """The names in the first row; raises DataError where a column is missing."""
+    header = next(rows, [])
     if header:
         header[0] = header[0].removeprefix("#").strip()
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise DataError(f"{path}: column {', '.join(missing)} is missing; the file has {', '.join(header) or 'none'}")
-    for cells in reader:
-        if cells:
-            yield dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
+    return header
 
 
 def _face_2017(row: dict[str, str], images: Path) -> Face | Skip:
-    key = row["subDirectory_filePath"].strip()
+    key = row["subDirectory_filePath"]
     if not _stays_inside(key):
         return Skip(key, "path leaves the source folder")
     expression = _number(row["expression"])
@@ -164,29 +182,36 @@ def _face_2017(row: dict[str, str], images: Path) -> Face | Skip:
     if isinstance(valence_arousal, str):
         return Skip(key, valence_arousal)
     image = images / key
-    if not image.is_file():
+    if not _is_file(image):
         return Skip(key, "listed but absent")
     return Face(
         key=key,
         image=image,
         box=(left, top, left + width, top + height),
-        landmarks=_landmarks(row["facial_landmarks"].split(";")),
         expression=int(expression),
         valence_arousal=valence_arousal,
     )
 
 
 def _read_2021(root: Path, split: Split) -> Iterator[Face | Skip]:
-    crops = _find_crops(root)
-    folder = (crops or root) / _FOLDERS_2021[split]
-    images, annotations = folder / "images", folder / "annotations"
-    for needed in (images, annotations):
-        if not needed.is_dir():
-            raise DataError(f"{needed}: no such folder; is the 2021 release unpacked completely?")
+    images, annotations = _images_and_annotations(root, split)
     pictures = {path.stem: path for path in sorted(images.iterdir()) if path.is_file()}
     labelled = {path.stem.rsplit("_", 1)[0] for path in annotations.glob("*_*.npy")}
     for key in sorted(pictures.keys() | labelled, key=lambda key: (len(key), key)):
         yield _face_2021(key, pictures.get(key), annotations)
+
+
+def _images_and_annotations(root: Path, split: Split) -> tuple[Path, Path]:
+    """A split's folders (2021)."""
+    crops = _find_crops(root)
+    if crops is None:
+        raise _unknown_form(root)
+    images, annotations = (crops / _FOLDERS_2021[split] / name for name in ("images", "annotations"))
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder; is the 2021 release unpacked completely?")
+    if not _holds(annotations, "_exp.npy"):
+        raise DataError(f"{annotations}: no annotations (*_exp.npy) here; is the 2021 release unpacked completely?")
+    return images, annotations
 
 
 def _face_2021(key: str, image: Path | None, annotations: Path) -> Face | Skip:
@@ -195,10 +220,9 @@ def _face_2021(key: str, image: Path | None, annotations: Path) -> Face | Skip:
     try:
         expression = _scalar(annotations / f"{key}_exp.npy")
         valence, arousal = _scalar(annotations / f"{key}_val.npy"), _scalar(annotations / f"{key}_aro.npy")
-        points = _array(annotations / f"{key}_lnd.npy")
     except FileNotFoundError:
         return Skip(key, "annotation absent")
-    except (ValueError, OSError, EOFError):
+    except Exception:  # A broken header makes numpy raise almost anything.
         return Skip(key, "annotation unreadable")
     if _number(expression) in UNUSED_EXPRESSIONS:
         return Skip(key, UNUSED_EXPRESSIONS[int(_number(expression))])
@@ -207,18 +231,14 @@ def _face_2021(key: str, image: Path | None, annotations: Path) -> Face | Skip:
     valence_arousal = _valence_arousal(valence, arousal)
     if isinstance(valence_arousal, str):
         return Skip(key, valence_arousal)
-    landmarks = _landmarks([str(value) for value in points.ravel()])
-    return Face(key, image, None, landmarks, int(_number(expression)), valence_arousal)
-
-
-def _array(path: Path) -> np.ndarray:
-    """An array from a .npy file; one that holds pickled objects is refused (ValueError)."""
-    return np.load(path, allow_pickle=False)
+    return Face(key, image, None, int(_number(expression)), valence_arousal)
 
 
 def _scalar(path: Path) -> str:
-    """The one value of a .npy file, which may hold a number or a string, as text."""
-    return str(_array(path).item())
+    """The one value of a .npy file, a number or a string, as text; pickled objects are refused (ValueError)."""
+    with path.open("rb") as handle:
+        value = np.lib.format.read_array(handle, allow_pickle=False).item()
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _number(text: str) -> float:
@@ -230,18 +250,21 @@ def _number(text: str) -> float:
 
 
 def _valence_arousal(valence: str, arousal: str) -> tuple[float, float] | str | None:
-    """The pair, None where either is missing (-2), or the reason why it can't be used."""
+    """The pair, None where either is missing (-2 or no number), or the reason why it can't be used."""
     pair = _number(valence), _number(arousal)
-    if _MISSING in pair:
+    if _MISSING in pair or any(map(math.isnan, pair)):
         return None
     if not all(-1 <= value <= 1 for value in pair):
         return "valence or arousal outside [-1, 1]"
     return pair
 
 
-def _landmarks(cells: list[str]) -> np.ndarray | None:
-    points = np.array([_number(cell) for cell in cells], np.float32)
-    return points.reshape(68, 2) if points.size == 136 and np.isfinite(points).all() else None
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; no file has a name that the system refuses."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _stays_inside(path: str) -> bool:
@@ -263,11 +286,35 @@ def _find_lists(root: Path) -> Path | None:
 
 
 def _find_crops(root: Path) -> Path | None:
-    """The folder that holds train_set and val_set."""
+    """The folder that holds train_set and val_set, annotated in the 2021 form."""
+    return _find_train_set(root, "_exp.npy")
+
+
+def _find_train_set(root: Path, ending: str) -> Path | None:
+    """The folder that holds a train_set with pictures and with annotations of that ending."""
     for folder in _folders(root):
-        if (folder / "train_set" / "images").is_dir() and (folder / "train_set" / "annotations").is_dir():
+        train_set = folder / "train_set"
+        if (train_set / "images").is_dir() and _holds(train_set / "annotations", ending):
             return folder
     return None
+
+
+def _holds(folder: Path, ending: str) -> bool:
+    """Whether a folder has a file with that ending; doesn't list it to its end, as it may hold a million."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.name.endswith(ending) for entry in entries)
+
+
+def _unknown_form(root: Path) -> DataError:
+    """The error that says which forms are read."""
+    if _find_train_set(root, ".json") is not None:
+        return DataError(f"{root}: this is AffectNet+, a form that isn't supported yet; give the 2017 or 2021 release")
+    return DataError(
+        f"{root}: no AffectNet release here; looked for training.csv in Manually_Annotated_file_lists (2017) "
+        "and for train_set/images with train_set/annotations/*_exp.npy (2021)"
+    )
 
 
 def _find_folder(root: Path, name: str) -> Path | None:

@@ -5,7 +5,6 @@ user; they are looked for below the source folder as `images/<first two hex digi
 the SHA-256 of the URL, whatever the kind of picture.
 """
 
-import csv
 import hashlib
 import math
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Literal
 
 from avemo.labels import TRIPLET_KINDS
 from data_pipelines.errors import DataError
+from data_pipelines.releases.csv_lists import csv_rows
 
 Split = Literal["train", "test"]
 
@@ -88,12 +88,11 @@ def read_split(root: Path, split: Split, consensus: float) -> Iterator[Triplet |
         A `Triplet` or a `Skip` for every row.
 
     Raises:
-        DataError: The list is missing.
+        DataError: The list is missing or no CSV.
     """
     check_source(root)
-    with _list_path(root, split).open(newline="", encoding="utf-8-sig") as handle:
-        for number, cells in enumerate(csv.reader(handle), start=1):
-            yield _triplet(str(number), [cell.strip() for cell in cells], consensus)
+    for number, cells in enumerate(csv_rows(_list_path(root, split)), start=1):
+        yield _triplet(str(number), cells, consensus)
 
 
 def odd_one_out(answers: Sequence[str], consensus: float) -> int | None:

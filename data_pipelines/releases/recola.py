@@ -4,7 +4,6 @@ A trace has one label more than the recording has frames (7,501 against 7,500). 
 belongs to frame k, which begins then; the last label, at the very end, belongs to no frame and is dropped.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
 from data_pipelines.errors import DataError
+from data_pipelines.releases.csv_lists import csv_rows
 
 Partition = Literal["A", "B"]
 Split = Literal["train", "dev", "test"]
@@ -136,15 +136,17 @@ def _read_ratings(valence: Path, arousal: Path) -> tuple[tuple[str, ...], np.nda
 
 def _read_traces(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     """The raters' names and their traces of one dimension (N+1 × R), after checking times and range."""
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(handle, delimiter=";") if row]
-    if not rows or rows[0][0] != "time" or len(rows[0]) < 3:
-        raise DataError(f"{path}: the header must be time;rater;rater…, not {';'.join(rows[0]) if rows else 'empty'}")
-    raters = tuple(name for name in rows[0][1:] if name)
+    rows = [row for row in map(_without_last_blanks, csv_rows(path, delimiter=";")) if row]
+    header = rows[0] if rows else []
+    if len(header) < 2 or header[0] != "time" or "" in header:
+        raise DataError(f"{path}: the header must be time;rater;rater…, not {';'.join(header) or 'empty'}")
+    raters = tuple(header[1:])
     try:
-        table = np.array([row[: 1 + len(raters)] for row in rows[1:]], np.float64)
+        if any(len(row) != len(header) for row in rows):
+            raise ValueError("rows differ in length")
+        table = np.array(rows[1:], np.float64)
     except ValueError as error:
-        raise DataError(f"{path}: a row is not {1 + len(raters)} numbers; fetch the file anew") from error
+        raise DataError(f"{path}: a row is not {len(header)} numbers; fetch the file anew") from error
     if len(table) < 2:
         raise DataError(f"{path}: {len(table)} labels; a recording has at least two")
     times, traces = table[:, 0], table[:, 1:]
@@ -153,3 +155,8 @@ def _read_traces(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     if not (np.abs(traces) <= 1).all():
         raise DataError(f"{path}: ratings must lie in [-1, 1]; this file has other values")
     return raters, traces
+
+
+def _without_last_blanks(cells: list[str]) -> list[str]:
+    """The cells of a row up to the last that isn't empty."""
+    return cells[: 1 + max((place for place, cell in enumerate(cells) if cell), default=-1)]

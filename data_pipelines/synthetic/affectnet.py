@@ -109,6 +109,8 @@ class SyntheticAffectNetConfig:
             raise ValueError(f"affect_noise must not be negative, is {self.affect_noise}")
         if not 64 <= self.canvas_size[0] <= self.canvas_size[1] <= 1000:
             raise ValueError(f"canvas_size must rise within 64 to 1000, not {self.canvas_size}")
+        if self.crop_size < 8:
+            raise ValueError(f"crop_size must be at least 8, not {self.crop_size}")
 
 
 PRESETS = {

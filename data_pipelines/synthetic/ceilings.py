@@ -1,4 +1,7 @@
-"""Scores of a perfect observer against noisy labels: what no model of a synthetic corpus should beat."""
+"""Scores of an observer who knows the truth, against noisy labels: about what the best model can reach.
+
+A model can exceed them by chance, the more easily the smaller the test set, and by learning the labels' own habits.
+"""
 
 from collections.abc import Sequence
 

@@ -1,15 +1,14 @@
 """What writing every synthetic corpus has in common: a new folder, `truth.json`, work shared by processes."""
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 from tqdm import tqdm
 
 from data_pipelines.errors import DataError
+from data_pipelines.processes import worker_pool
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -46,11 +45,13 @@ def shared_out(
 
     Yields:
         The results in the order of the jobs.
+
+    Raises:
+        DataError: A process died.
     """
     if processes == 1:
         yield from tqdm(map(work, jobs), desc=description, total=count)
         return
-    # Forking would copy JAX's threads, if the caller uses JAX, in whatever state they are.
-    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+    with worker_pool(processes) as pool:
         chunk = max(1, min(32, count // (4 * processes)))
-        yield from tqdm(pool.imap(work, jobs, chunk), desc=description, total=count)
+        yield from tqdm(pool.map(work, jobs, chunksize=chunk), desc=description, total=count)

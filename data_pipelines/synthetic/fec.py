@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from avemo.labels import EXPRESSIONS, TRIPLET_KINDS
+from data_pipelines.errors import DataError
 from data_pipelines.faces import encode_jpeg
 from data_pipelines.releases.fec import photograph_path
 from data_pipelines.synthetic.corpus import new_folder, shared_out, write_truth
@@ -73,12 +74,20 @@ class SyntheticFecConfig:
     def __post_init__(self) -> None:
         if min(self.train_photographs, self.test_photographs) < 16:
             raise ValueError("each partition needs at least 16 photographs to find triplets in")
-        if min(self.train_triplets, self.test_triplets, self.train_identities, self.test_identities) < 3:
-            raise ValueError("each partition needs at least 3 triplets and 3 identities")
-        if self.clarity < 1:
-            raise ValueError(f"clarity must be at least 1, not {self.clarity}")
-        if not 12 <= self.face_size[0] <= self.face_size[1]:
-            raise ValueError(f"face_size must rise from at least 12 pixels, not {self.face_size}")
+        if min(self.train_triplets, self.test_triplets) < len(TRIPLET_KINDS):
+            raise ValueError(f"each partition needs at least {len(TRIPLET_KINDS)} triplets")
+        if min(self.train_identities, self.test_identities) < len(_FACES_PER_PHOTOGRAPH):
+            raise ValueError(f"each partition needs at least {len(_FACES_PER_PHOTOGRAPH)} identities")
+        if not 0 <= self.absent_photographs <= min(self.train_photographs, self.test_photographs) // 2:
+            raise ValueError(f"absent_photographs must be at most half of a partition, not {self.absent_photographs}")
+        if not 12 <= self.face_size[0] <= self.face_size[1] <= 75:
+            raise ValueError(f"face_size must rise within 12 to 75 pixels, not {self.face_size}")
+        if not 1 <= self.clarity <= 3:
+            raise ValueError(f"clarity must lie in [1, 3], not {self.clarity}")
+        if not 0 <= self.answer_noise <= 10:
+            raise ValueError(f"answer_noise must lie in [0, 10], not {self.answer_noise}")
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, not {self.processes}")
 
 
 PRESETS = {
@@ -130,8 +139,8 @@ def synthesize(out: Path, config: SyntheticFecConfig, seed: int) -> None:
 
     The photographs lie where the reader looks for them. The truth holds, beside the configuration: `ceiling`,
     the triplet_accuracy of a perfect observer, over all and by kind, on those test triplets that have a
-    consensus of two thirds and all three photographs; `absent_urls`; and `partitions`: the faces (URL, box,
-    identity, true class) and the true odd one of each triplet, in the order of the list.
+    consensus of two thirds and all three photographs (null if there is none); `absent_urls`; and `partitions`:
+    the faces (URL, box, identity, true class) and the true odd one of each triplet, in the order of the list.
 
     Args:
         out: A folder that is new or empty.
@@ -139,8 +148,7 @@ def synthesize(out: Path, config: SyntheticFecConfig, seed: int) -> None:
         seed: The same seed gives the same files.
 
     Raises:
-        DataError: If the folder holds anything.
-        ValueError: If there are too few faces to find clear triplets among.
+        DataError: If the folder holds anything, or if there are too few faces to find clear triplets among.
     """
     new_folder(out)
     truth: dict[str, Any] = {"corpus": "fec", "seed": seed, "config": asdict(config)}
@@ -295,7 +303,7 @@ def _clear_triplet(
         closest, second_closest, _ = np.sort(distances)
         if second_closest >= max(config.clarity * closest, _LEAST_DISTANCE):
             return (first, second, third), distances
-    raise ValueError(f"no clear {kind} among {len(faces)} faces; ask for more photographs or less clarity")
+    raise DataError(f"no clear {kind} among {len(faces)} faces; ask for more photographs or less clarity")
 
 
 def _write_list(
@@ -336,7 +344,7 @@ def _ceiling(
         agreed[triplet.kind] += 1
         right[triplet.kind] += choice == triplet.odd_one
     return {
-        "triplet_accuracy": right.total() / agreed.total(),
+        "triplet_accuracy": right.total() / agreed.total() if agreed else None,
         "triplet_accuracy_by_kind": {kind: right[kind] / agreed[kind] for kind in TRIPLET_KINDS if agreed[kind]},
         "triplets": agreed.total(),
     }

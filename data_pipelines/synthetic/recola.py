@@ -16,6 +16,7 @@ import soundfile
 from scipy.ndimage import gaussian_filter1d
 
 from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
+from data_pipelines.releases.recola import PARTITIONS, Split
 from data_pipelines.synthetic.ceilings import recording_ceiling
 from data_pipelines.synthetic.corpus import new_folder, shared_out, write_truth
 from data_pipelines.synthetic.drawing import draw_photograph
@@ -85,12 +86,25 @@ class SyntheticRecolaConfig:
         names = self.train + self.dev + self.test
         if len(set(names)) < len(names) or not (self.train and self.dev and self.test):
             raise ValueError(f"train, dev and test must each name recordings, none of them twice: {names}")
-        if not 0 <= self.delay_spread_s <= self.delay_s < self.duration_s:
-            raise ValueError(f"delays must lie between 0 and the recording's {self.duration_s} s")
+        partitions: dict[Split, tuple[str, ...]] = {"train": self.train, "dev": self.dev, "test": self.test}
+        for split, chosen in partitions.items():
+            known = {f"P{number}" for number in PARTITIONS["A"][split]}
+            if not known.issuperset(chosen):
+                raise ValueError(f"{split} must name recordings of partition A ({sorted(known)}), not {chosen}")
+        if not 2 <= self.duration_s <= 3600:
+            raise ValueError(f"duration_s must lie in [2, 3600], not {self.duration_s}")
+        if not 0.02 <= self.timescale_s <= self.duration_s / 10:
+            raise ValueError(f"timescale_s must lie in [0.02, a tenth of the duration], not {self.timescale_s}")
+        if not 0 <= self.delay_spread_s <= self.delay_s <= self.duration_s / 2:
+            raise ValueError(f"delays must lie between 0 and half of the recording's {self.duration_s} s")
+        if not (0 <= self.rater_bias <= 0.5 and 0 <= self.rater_noise <= 1):
+            raise ValueError("rater_bias must lie in [0, 0.5] and rater_noise in [0, 1]")
         if not (0 <= self.own_correlation <= 1 and 0 <= self.other_correlation <= 1):
             raise ValueError("correlations of shown and true must lie in [0, 1]")
-        if self.frame_size % 2 or self.frame_size < 96:
-            raise ValueError(f"frame_size must be even and at least 96, not {self.frame_size}")
+        if self.frame_size % 2 or not 96 <= self.frame_size <= 1000:
+            raise ValueError(f"frame_size must be even and lie in [96, 1000], not {self.frame_size}")
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, not {self.processes}")
 
 
 PRESETS = {

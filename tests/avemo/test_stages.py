@@ -9,7 +9,7 @@ import pytest
 
 from avemo.augment import AugmentConfig
 from avemo.models.audio import AudioConfig
-from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.models.face import FaceConfig, FaceNetwork, init_variables
 from avemo.models.fusion import FusionConfig
 from avemo.models.recurrent import RecurrentConfig
 from avemo.models.students import StudentConfig
@@ -99,11 +99,14 @@ def test_a_student_of_another_size_is_refused(taught):
         student.build(config, EVEN, 0, NETWORK, taught[0].variables)
 
 
+def untrained(network):
+    return jax.jit(lambda: init_variables(network, jax.random.key(0)))()
+
+
 def outputs_of(batch):
     network = FaceNetwork(NETWORK)
-    variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8), train=False)
     images = jnp.concatenate([batch["affectnet"]["image"], batch["fec"]["image"].reshape(-1, 16, 16, 3)])
-    return network.apply(variables, images, train=False)
+    return jax.jit(lambda v, x: network.apply(v, x, train=False))(untrained(network), images)
 
 
 def test_the_loss_is_that_of_the_paper():
@@ -150,11 +153,12 @@ def test_class_weights_average_one_over_the_examples():
 
 def test_evaluation_ignores_padding():
     network = FaceNetwork(NETWORK)
-    variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8), train=False)
+    variables = untrained(network)
+    evaluate = jax.jit(lambda v, b: supervision.evaluate_faces(network, v, b))
     batch = {**faces()["affectnet"], "valid": jnp.ones(8, bool)}
     padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:3]]), batch)
     padded["valid"] = jnp.arange(11) < 8
-    one, other = (supervision.evaluate_faces(network, variables, {"affectnet": part}) for part in (batch, padded))
+    one, other = (evaluate(variables, {"affectnet": part}) for part in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
 
 
@@ -213,11 +217,12 @@ def test_modality_dropout_never_takes_both():
 def test_face_alone_hears_nothing_and_voice_alone_sees_nothing():
     stage = fusion.build(FUSION, seed=0)
     network = stage.eval_step.args[0]
-    variables = stage.init(jax.random.key(0)).variables
+    variables = jax.jit(stage.init)(jax.random.key(0)).variables
+    predict = jax.jit(lambda b: fusion.predict(network, variables, b))
     batch, deaf, blind = windows(), windows(), windows()
     deaf["waveform"] = -deaf["waveform"] + 0.5
     blind["face"] = -3 * blind["face"]
-    plain, other_voice, other_face = (fusion.predict(network, variables, b) for b in (batch, deaf, blind))
+    plain, other_voice, other_face = (predict(b) for b in (batch, deaf, blind))
     np.testing.assert_allclose(plain["face"], other_voice["face"], atol=1e-6)
     np.testing.assert_allclose(plain["voice"], other_face["voice"], atol=1e-6)
     assert not np.allclose(plain["fused"], other_voice["fused"])
@@ -226,11 +231,12 @@ def test_face_alone_hears_nothing_and_voice_alone_sees_nothing():
 
 def test_scores_ignore_padded_frames():
     stage = fusion.build(FUSION, seed=0)
-    variables = stage.init(jax.random.key(0)).variables
+    variables = jax.jit(stage.init)(jax.random.key(0)).variables
+    evaluate = jax.jit(stage.eval_step)
     batch = windows()
     padded = {
         name: jnp.pad(value, [(0, 0), (0, value.shape[1] // 2)] + [(0, 0)] * (value.ndim - 2))
         for name, value in batch.items()
     }
-    one, other = (stage.eval_step(variables, part) for part in (batch, padded))
+    one, other = (evaluate(variables, part) for part in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -209,6 +210,14 @@ def test_a_failure_leaves_nothing_that_looks_finished(tmp_path: Path, monkeypatc
     assert len(open_split(tmp_path, "affectnet", "train")) == 41
 
 
+def test_a_missing_validation_list_is_told_before_any_cutting(tmp_path: Path) -> None:
+    write_affectnet_2017(tmp_path / "in", count=1)
+    (tmp_path / "in/Manually_Annotated_file_lists/validation.csv").unlink()
+    with pytest.raises(DataError, match=r"no validation\.csv"):
+        prepare_affectnet(tmp_path / "in", tmp_path / "out", AffectNetPreparation(processes=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_split_without_any_face_is_an_error(tmp_path: Path) -> None:
     write_affectnet_2017(tmp_path / "in")
     (tmp_path / "in/Manually_Annotated_file_lists/validation.csv").write_text(",".join(COLUMNS) + "\n")
@@ -284,6 +293,19 @@ def test_fec_by_two_processes_and_again(tmp_path: Path) -> None:
         prepare_fec(tmp_path / "in", tmp_path / "1", FecPreparation(size=24, processes=1, consensus=0.5))
 
 
+def test_triplets_of_other_faces_are_not_used_again(tmp_path: Path) -> None:
+    write_fec(tmp_path / "in")
+    config = FecPreparation(size=24, processes=1)
+    prepare_fec(tmp_path / "in", tmp_path, config)
+    shutil.rmtree(tmp_path / "fec/faces")
+    photograph_path(tmp_path / "in", URLS[3]).unlink()
+    with pytest.raises(DataError, match=r"fec/triplets/1\.0\.0: .*\(faces_fingerprint was .*\); choose another --out"):
+        prepare_fec(tmp_path / "in", tmp_path, config)
+    shutil.rmtree(tmp_path / "fec/triplets")
+    prepare_fec(tmp_path / "in", tmp_path, config)
+    assert len(open_split(tmp_path, "fec/triplets", "train")) == 1
+
+
 class OneFace:
     """Finds a face at a fixed place, except in dark pictures."""
 
@@ -303,7 +325,9 @@ def write_recola(root: Path, name: str, frames: int, silent: bool = False) -> No
         (root / folder).mkdir(exist_ok=True)
     tone = 0 if silent else 0.5 * np.sin(np.arange(2 * 44_100) / 20)
     soundfile.write(root / f"RECOLA-Audio-recordings/{name}.wav", tone * np.ones(2 * 44_100), 44_100)
-    with av.open(str(root / f"RECOLA-Video-recordings/{name}.mp4"), "w") as container:
+    with av.open(
+        str(root / f"RECOLA-Video-recordings/{name}.mp4"), "w", options={"movflags": "faststart"}
+    ) as container:
         stream = container.add_stream("libx264", rate=Fraction(25), options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = 80, 60, "yuv420p"
         for number in range(frames):
@@ -317,6 +341,9 @@ def test_recola_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     write_recola(tmp_path / "in", "P45", frames=50)
     write_recola(tmp_path / "in", "P46", frames=48, silent=True)
     write_recola(tmp_path / "in", "P16", frames=55)
+    sounds = tmp_path / "in/RECOLA-Audio-recordings"
+    soundfile.write(sounds / "P45.wav", np.full(51 * 640, 0.5), 16_000)
+    soundfile.write(sounds / "P16.wav", np.full(50 * 640 - 4000, 0.5), 16_000)
     write_recola(tmp_path / "in", "P99", frames=50)
     folder = prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(size=40, processes=1))
 
@@ -330,6 +357,11 @@ def test_recola_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     }
     assert summary["train"]["frames"] == 100
     assert summary["train"]["frames_without_face"] == 5 + 5 + 2
+    assert (summary["train"]["frames_missing"], summary["train"]["frames_cut"]) == (2, 0)
+    assert (summary["test"]["frames_missing"], summary["test"]["frames_cut"]) == (0, 5)
+    assert (summary["train"]["samples_missing"], summary["train"]["samples_cut"]) == (0, 640)
+    assert (summary["test"]["samples_missing"], summary["test"]["samples_cut"]) == (4000, 0)
+    assert read_metadata(folder)["raters"] == ["FM1", "FF1"]
     assert summary["train"]["without_voice"] == 1
     assert summary["train"]["skipped"] == {"absent": 6}
     with pytest.raises(DataError, match="no split dev; there are test, train"):
@@ -343,9 +375,37 @@ def test_unreadable_media_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_recola(tmp_path / "in", "P45", frames=50)
     write_recola(tmp_path / "in", "P46", frames=50)
     (tmp_path / "in/RECOLA-Video-recordings/P46.mp4").write_bytes(b"no video")
+    write_recola(tmp_path / "in", "P48", frames=50)
+    cut_short = tmp_path / "in/RECOLA-Video-recordings/P48.mp4"
+    cut_short.write_bytes(cut_short.read_bytes().partition(b"mdat")[0] + b"mdat")
+    write_recola(tmp_path / "in", "P56", frames=50)
+    soundfile.write(tmp_path / "in/RECOLA-Audio-recordings/P56.wav", np.zeros(0), 44_100)
     folder = prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(size=40, processes=1))
     skipped = summarize(folder)["train"]["skipped"]
     assert any("P46.mp4: can't be opened as video" in reason for reason in skipped)
+    assert skipped["video without a frame that can be decoded"] == 1
+    assert skipped["sound without samples"] == 1
+
+
+def test_a_recording_in_which_finding_faces_fails_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(OneFace):
+        def find(self, image: np.ndarray) -> list[FoundFace]:
+            if image.mean() < 20:
+                cv2.resize(image, (0, 0))  # raises cv2.error
+            return super().find(image)
+
+    monkeypatch.setattr(builders, "FaceFinder", Failing)
+    write_recola(tmp_path / "in", "P45", frames=50)
+    with pytest.raises(DataError, match=r"nothing usable in split train; skipped: .*finding faces failed"):
+        prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(size=40, processes=1))
+
+
+def test_the_gold_standard_of_avec_needs_two_raters(tmp_path: Path) -> None:
+    write_recola(tmp_path / "in", "P45", frames=1)
+    for path in (tmp_path / "in/RECOLA-Annotation").rglob("*.csv"):
+        path.write_text("\n".join(line.rsplit(";", 1)[0] for line in path.read_text().splitlines()))
+    with pytest.raises(DataError, match="at least two raters"):
+        prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(gold_standard="avec", processes=1))
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,16 @@ def test_undecodable_gives_none(data: bytes) -> None:
     assert decode_image(data) is None
 
 
+def test_whatever_a_decoder_raises_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("data_pipelines.faces.Image.open", fail)
+    assert decode_image(b"no picture") is None
+    monkeypatch.setattr("data_pipelines.faces.cv2.imdecode", fail)
+    assert decode_image(b"no picture") is None
+
+
 def test_jpeg_keeps_colour_order_and_is_deterministic() -> None:
     data = encode_jpeg(RED_BLUE, 95)
     assert data == encode_jpeg(RED_BLUE, 95)

@@ -64,6 +64,14 @@ def test_every_row_comes_out(tmp_path: Path, row: str, reason: str) -> None:
     assert isinstance(triplet, Triplet)
 
 
+def test_a_list_that_is_no_text_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path, FACES)
+    path = tmp_path / "faceexp-comparison-data-test-public.csv"
+    path.write_bytes(path.read_bytes() + b"http://x/\xe9\n")
+    with pytest.raises(DataError, match=r"test-public\.csv: line 2 is not UTF-8"):
+        list(read_split(tmp_path, "test", 2 / 3))
+
+
 def test_photographs_lie_where_their_url_says(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"http://x/1").hexdigest()
     assert photograph_path(tmp_path, "http://x/1") == tmp_path / "images" / digest[:2] / f"{digest}.jpg"

@@ -1,6 +1,8 @@
 """Loading: every record exactly once, an order that depends on the seed alone, and exact resuming."""
 
 import io
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -193,6 +195,14 @@ def test_tfds_reads_what_we_wrote(prepared: Path) -> None:
     assert io.BytesIO(records[3]["image"][0]).read(2) == b"\xff\xd8"
 
 
+def test_triplets_of_other_faces_are_refused(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "fec", tmp_path / "fec")
+    metadata = tmp_path / "fec/faces/1.0.0/metadata.json"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"fingerprint": "of other faces"}))
+    with pytest.raises(DataError, match=r"fec/triplets/1\.0\.0: made for other faces .* avemo prepare fec"):
+        loaders.triplet_batches(tmp_path, batch_size=1, seed=0)
+
+
 def recordings() -> list[dict[str, Any]]:
     """Two recordings whose rows say which frame of which recording they are."""
     return [
@@ -210,11 +220,13 @@ def test_windows_cut_all_arrays_alike() -> None:
     batches = loaders.window_batches(recordings(), window_frames=7, batch_size=4, seed=0)
     for _ in range(20):
         batch = next(batches)
-        assert batch.keys() == {"face", "waveform"}
+        assert batch.keys() == {"face", "waveform", "index"}
         assert batch["face"].shape == (4, 7)
         assert batch["waveform"].shape == (4, 7 * 640)
         assert (np.diff(batch["face"], axis=1) == 1).all()
         np.testing.assert_array_equal(batch["waveform"][:, ::640], batch["face"])
+        assert batch["index"].dtype == np.int64
+        np.testing.assert_array_equal(batch["index"] @ [1000, 1], batch["face"][:, 0])
 
 
 def test_windows_reach_everywhere_and_differ_between_epochs() -> None:

@@ -34,6 +34,11 @@ def test_drops_the_label_after_the_last_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(recording.ratings[1], [[0.4, 0], [0.5, 0], [0.6, 0.5]])
 
 
+def test_empty_cells_at_the_end_say_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "P16", arousal=[HEADER + ";;", "0;0;0;0;", "0.04;0;0;0; ;", "0.08;0;0;0", ";;"])
+    assert any(isinstance(item, Recording) for item in read_recordings(tmp_path, "A"))
+
+
 def test_partitions_hold_each_of_the_23_once() -> None:
     for partition in PARTITIONS.values():
         numbers = [number for split in partition.values() for number in split]
@@ -66,6 +71,11 @@ def test_incomplete_and_unknown_recordings_are_listed(tmp_path: Path) -> None:
         ([HEADER, "0;0;0;0", "0.08;0;0;0"], "0.04 s apart"),
         ([HEADER, "0;0;0;0", "0.04;0;0;2"], r"\[-1, 1\]"),
         ([HEADER, "0;0;0;0", "0.04;0;0"], "not 4 numbers"),
+        ([HEADER, "0;0;0;0;0.5", "0.04;0;0;0;0.5"], "not 4 numbers"),
+        ([HEADER, "0;0;0;0", "0.04;0;0;0;x"], "not 4 numbers"),
+        (["time;FM1;;FM3", "0;0;0;0", "0.04;0;0;0"], "header"),
+        (["time;", "0;", "0.04;"], "header"),
+        ([HEADER, '0;0;0;"' + 200_000 * "0" + '"'], "line 2 is no CSV"),
         ([HEADER, "0;0;0;0"], "1 labels"),
         (["time;FM1;FM2", "0;0;0", "0.04;0;0"], "raters FM1, FM2"),
         ([HEADER, "0;0;0;0", "0.04;0;0;0"], "2 labels, but .* has 3"),

@@ -7,8 +7,6 @@ import pytest
 from data_pipelines import loaders
 from data_pipelines.faces import FACE_TEMPLATE, FaceFinder
 
-pytestmark = pytest.mark.xdist_group("chain")
-
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_clips_come_out_found_aligned_and_voiced(tiny, split):

@@ -117,6 +117,22 @@ def test_annotators_err_but_mostly_agree_with_the_truth(corpus: Path) -> None:
     assert 0.75 < np.mean(agree) < 0.98
 
 
+def test_the_least_that_is_accepted_can_be_written(tmp_path: Path) -> None:
+    least = replace(
+        TINY,
+        train_photographs=16,
+        train_triplets=3,
+        test_triplets=3,
+        train_identities=4,
+        test_identities=4,
+        absent_photographs=8,
+        face_size=(12.0, 12.0),
+        answer_noise=10.0,
+    )
+    synthesize(tmp_path / "least", least, 0)
+    synthesize(tmp_path / "large", replace(least, face_size=(75.0, 75.0)), 0)
+
+
 def test_a_seed_gives_the_same_files(corpus: Path, tmp_path: Path) -> None:
     synthesize(tmp_path, TINY, 5)
     names = sorted(path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file())
@@ -124,7 +140,21 @@ def test_a_seed_gives_the_same_files(corpus: Path, tmp_path: Path) -> None:
     assert all((corpus / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("wrong", [{"clarity": 0.5}, {"test_photographs": 2}, {"face_size": (50.0, 20.0)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"clarity": 0.5},
+        {"clarity": float("nan")},
+        {"test_photographs": 2},
+        {"face_size": (50.0, 20.0)},
+        {"face_size": (50.0, 90.0)},
+        {"train_identities": 3},
+        {"absent_photographs": 17},
+        {"absent_photographs": -1},
+        {"answer_noise": -0.1},
+        {"processes": 0},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"must|needs"):
         replace(TINY, **wrong)

@@ -148,6 +148,13 @@ def test_ceiling_on_disk_is_recomputed_from_the_plan(corpus: Path) -> None:
         np.testing.assert_allclose(annotation(corpus, dimension, "P16")[:, 1:].T, plans[2].ratings[index], atol=1e-9)
 
 
+def test_the_least_that_is_accepted_can_be_written(tmp_path: Path) -> None:
+    least = replace(TINY, duration_s=2.0, timescale_s=0.02, delay_s=1.0, delay_spread_s=1.0, frame_size=96)
+    synthesize(tmp_path / "least", least, 0)
+    extreme = replace(least, timescale_s=0.2, own_correlation=0.0, other_correlation=0.0, rater_bias=0.5, rater_noise=1)
+    synthesize(tmp_path / "extreme", extreme, 0)
+
+
 def test_a_seed_gives_the_same_files(corpus: Path, tmp_path: Path) -> None:
     synthesize(tmp_path, TINY, SEED)
     names = sorted(path.relative_to(corpus) for path in corpus.rglob("*") if path.is_file())
@@ -155,7 +162,25 @@ def test_a_seed_gives_the_same_files(corpus: Path, tmp_path: Path) -> None:
     assert [name for name in names if (corpus / name).read_bytes() != (tmp_path / name).read_bytes()] == []
 
 
-@pytest.mark.parametrize("wrong", [{"dev": ("P45",)}, {"delay_s": 7.0}, {"own_correlation": 1.2}, {"frame_size": 97}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dev": ("P45",)},
+        {"dev": ("P99",)},
+        {"dev": ("../P28",)},
+        {"delay_s": 7.0},
+        {"delay_s": 5.99},
+        {"duration_s": 0.1},
+        {"timescale_s": 0.0},
+        {"timescale_s": 6.0},
+        {"rater_noise": -1.0},
+        {"rater_bias": 9.0},
+        {"own_correlation": 1.2},
+        {"frame_size": 97},
+        {"frame_size": 1200},
+        {"processes": 0},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         replace(TINY, **wrong)

@@ -14,11 +14,10 @@ from conftest import avemo
 
 from launch.checkpoints import Checkpoints
 
-pytestmark = pytest.mark.xdist_group("chain")
-
 SMALLEST = ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--network.reduced-channels", "16"]
 FACES = ["--preset", "demo", "--batch-size", "8", "--triplet-batch-size", "4", "--log-every", "1"]
 TEACHER = [*FACES, *SMALLEST, "--network.growth", "8", "--steps", "6"]
+TEACHER += ["--optimizer.learning-rate", "1e-4"]  # Adam makes much of rounding where a gradient is nearly zero
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +68,8 @@ def test_evaluation_writes_every_figure(tiny, runs, tmp_path):
         assert figures <= set(results["affectnet"][name])
         assert "triplet_accuracy" in results["fec"][name]
         assert {"parameters", "flops", "ms_batch_1", "images_per_s"} == set(results["speed"][name])
-    for which in ("fused", "face", "voice", "voice_swapped"):
+    assert "voice_swapped" not in results["recola"]  # one recording has nobody to swap voices with
+    for which in ("fused", "face", "voice"):
         for dimension in ("valence", "arousal"):
             assert {"ccc_concatenated", "ccc_per_file"} == set(results["recola"][which][dimension])
     assert {"accuracy_8", "accuracy_7", "macro_f1_8", "ccc_valence", "ccc_arousal"} <= set(
@@ -88,7 +88,7 @@ def test_self_distillation_takes_a_student_as_teacher(tiny, runs, tmp_path):
 
 
 def test_killed_and_resumed_equals_uninterrupted(tiny, tmp_path):
-    options = ["--data", tiny.data, *TEACHER[:-1], "40", "--checkpoint-every", "7"]
+    options = ["--data", tiny.data, *TEACHER, "--steps", "40", "--checkpoint-every", "7"]
     avemo("train", "teacher", "--out", tmp_path / "whole", *options)
     process = subprocess_avemo("train", "teacher", "--out", tmp_path / "killed", *options)
     log = tmp_path / "killed" / "metrics.jsonl"

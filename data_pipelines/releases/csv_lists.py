@@ -1,0 +1,39 @@
+"""Rows of the CSV files that the releases come with."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from data_pipelines.errors import DataError
+
+
+def csv_rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
+    """Reads a CSV file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        delimiter: What stands between two cells.
+
+    Yields:
+        The cells of every row, without blanks around them; an empty list for an empty line.
+
+    Raises:
+        DataError: A line is no UTF-8 or no CSV.
+    """
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
+        reader = csv.reader(_utf8_lines(handle, path), delimiter=delimiter)
+        try:
+            for row in reader:
+                yield [cell.strip() for cell in row]
+        except csv.Error as error:
+            raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); fetch the file anew") from error
+
+
+def _utf8_lines(lines: Iterable[str], path: Path) -> Iterator[str]:
+    """The lines themselves: only line by line can be told which one isn't UTF-8."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{path}: line {number} is not UTF-8; fetch the file anew") from error
+        yield line

@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avemo.metrics import Confusion, Regression
+from launch.evaluation import Evaluator, ccc_results, delayed, fusion_batches, regression_results, swap_voices
+from launch.mesh import data_mesh
+
+
+def recording(frames, seed):
+    rng = np.random.default_rng(seed)
+    return {
+        "name": f"P{seed}",
+        "face": rng.normal(size=(frames, 4)).astype(np.float32),
+        "face_valid": np.ones(frames, bool),
+        "waveform": rng.normal(size=640 * frames).astype(np.float32),
+        "voice_valid": True,
+        "ratings": rng.uniform(-1, 1, (frames, 6, 2)).astype(np.float32),
+        "gold_standard": rng.uniform(-1, 1, (frames, 2)).astype(np.float32),
+    }
+
+
+def test_every_row_counts_once_whatever_the_batch_size():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(23, 8)).astype(np.float32), rng.integers(0, 8, 23).astype(np.int32)
+
+    def batches(size):
+        for start in range(0, 23, size):
+            rows = np.minimum(np.arange(start, start + size), 22)
+            yield {"logits": logits[rows], "label": labels[rows], "valid": np.arange(start, start + size) < 23}
+
+    def eval_step(variables, batch):
+        return {"confusion": Confusion.of(batch["logits"], batch["label"], batch["valid"])}
+
+    counts = [Evaluator(eval_step, data_mesh())({}, batches(size))["confusion"].counts_KxK for size in (5, 8, 23)]
+    assert counts[0].sum() == 23
+    np.testing.assert_array_equal(counts[0], counts[1])
+    np.testing.assert_array_equal(counts[0], counts[2])
+
+
+def test_the_evaluation_step_is_traced_once():
+    traces = []
+
+    def eval_step(variables, batch):
+        traces.append(1)
+        return {"confusion": Confusion.of(batch["logits"], batch["label"], batch["valid"])}
+
+    batch = {"logits": np.eye(8, dtype=np.float32), "label": np.arange(8, dtype=np.int32), "valid": np.ones(8, bool)}
+    Evaluator(eval_step, data_mesh())({}, [batch] * 4)
+    assert len(traces) == 1
+
+
+def test_recordings_of_unequal_length_are_padded_without_labels():
+    batches = fusion_batches([recording(10, 0), recording(7, 1)], 3, data_mesh())
+    lengths = [int(row.sum()) for batch in batches for row in batch["labels_valid"]]
+    assert lengths == [7, 4]
+    assert {batch["waveform"].shape[1] for batch in batches} == {6400}
+    assert not batches[-1]["face_valid"][-1, 7:].any()
+
+
+def test_delayed_drops_first_labels_and_last_inputs():
+    whole = recording(10, 0)
+    moved = delayed(whole, 4)
+    np.testing.assert_array_equal(moved["labels"][:6], whole["gold_standard"][4:])
+    np.testing.assert_array_equal(moved["labels_valid"], np.arange(10) < 6)
+    np.testing.assert_array_equal(moved["face"], whole["face"])
+
+
+def test_swapped_voices_fit_their_new_recording():
+    first, second = recording(10, 0), recording(7, 1)
+    swapped = swap_voices([first, second])
+    np.testing.assert_array_equal(swapped[0]["waveform"][: 7 * 640], second["waveform"])
+    np.testing.assert_array_equal(swapped[1]["waveform"], first["waveform"][: 7 * 640])
+    assert [len(part["waveform"]) for part in swapped] == [6400, 4480]
+    assert swapped[0]["gold_standard"] is first["gold_standard"]
+
+
+def test_both_poolings_by_hand():
+    # Two files, each perfectly predicted but for an offset: per file 2·v/(2·v + o²), concatenated by all rows at once.
+    label = np.array([[-0.5, 0.0], [0.0, 0.1], [0.5, -0.1]], np.float32)
+    predictions = [label + 0.3, label - 0.3]
+    parts = [Regression.of(jnp.asarray(p), jnp.asarray(label), jnp.ones(3, bool)) for p in predictions]
+    results = ccc_results([jax.device_get(part) for part in parts])
+    variance = label[:, 0].var()
+    assert results["valence"]["ccc_per_file"] == pytest.approx(2 * variance / (2 * variance + 0.09), rel=1e-5)
+    x, y = np.concatenate(predictions)[:, 0], np.concatenate([label, label])[:, 0]
+    expected = 2 * np.mean(x * y) / (x.var() + y.var())
+    assert results["valence"]["ccc_concatenated"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_of_nothing_are_left_out():
+    nothing = Regression.of(jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2, bool))
+    assert regression_results(jax.device_get(nothing)) == {}
