@@ -17,7 +17,8 @@ FOLDER = "checkpoints"
 class Checkpoints:
     """The checkpoints of one run; a folder is renamed into place only when it is whole.
 
-    The model's variables lie apart from the optimiser's state, so that whoever only predicts reads only them.
+    The model's variables lie apart from the optimiser's state, so that whoever only predicts reads only them. To be
+    used with `with`: leaving waits until everything is on disk.
     """
 
     def __init__(self, run: Path) -> None:
@@ -25,6 +26,13 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(
             self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
         )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.manager.wait_until_finished()
+        self.manager.close()
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint."""
@@ -66,11 +74,6 @@ class Checkpoints:
         if self.latest_step() is None:
             raise LaunchError(f"{self.folder} holds no checkpoint: train first")
         return self._restore(mesh, variables=like)["variables"]
-
-    def close(self) -> None:
-        """Wait until everything is on disk."""
-        self.manager.wait_until_finished()
-        self.manager.close()
 
     def _restore(self, mesh: Mesh, **like: Any) -> Any:
         step, sharding = self.latest_step(), replicated(mesh)

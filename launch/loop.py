@@ -93,10 +93,11 @@ def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
     earlier = read_record(run)
     if (difference := first_difference(record.what(), earlier.what())) is not None:
         raise LaunchError(f"{run} can't be resumed: it was started with another {difference}")
-    if Checkpoints(run).latest_step() == steps:
+    with Checkpoints(run) as checkpoints:
+        done = checkpoints.latest_step() == steps
+    if done:
         print(f"reused: {run} (all {steps} steps are done)")
-        return False
-    return True
+    return not done
 
 
 def train(
@@ -138,29 +139,28 @@ def train(
         in_shardings=(everywhere, split_batch(mesh), *(everywhere for _ in frozen)),
         out_shardings=everywhere,
     )
-    checkpoints = Checkpoints(run)
-    first_step = checkpoints.latest_step() or 0
-    if first_step:
-        state, position = checkpoints.restore(state, mesh)
-        batches.set_state(position)
-        tqdm.write(f"{name}: goes on from step {first_step} of {run}")
-    truncate_log(run / METRICS_FILE, first_step)
+    with Checkpoints(run) as checkpoints:
+        first_step = checkpoints.latest_step() or 0
+        if first_step:
+            state, position = checkpoints.restore(state, mesh)
+            batches.set_state(position)
+            tqdm.write(f"{name}: goes on from step {first_step} of {run}")
+        truncate_log(run / METRICS_FILE, first_step)
 
-    progress = tqdm(total=steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
-    with (run / METRICS_FILE).open("a") as log_file, progress:
-        log = Log(log_file, progress, rhythm.log_every, examples_per_step, run)
-        for step in range(first_step + 1, steps + 1):
-            batch = next(batches)
-            state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
-            log.add(step, metrics, batch)
-            if step % rhythm.evaluate_every == 0 or step == steps:
-                log.flush()
-                log.write(step, {f"eval/{key}": value for key, value in evaluate(state.variables).items()})
-                log.restart_clock()
-            if step % rhythm.checkpoint_every == 0 or step == steps:
-                log.flush()
-                checkpoints.save(step, state, batches.get_state())
-    checkpoints.close()
+        progress = tqdm(total=steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
+        with (run / METRICS_FILE).open("a") as log_file, progress:
+            log = Log(log_file, progress, rhythm.log_every, examples_per_step, run)
+            for step in range(first_step + 1, steps + 1):
+                batch = next(batches)
+                state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
+                log.add(step, metrics, batch)
+                if step % rhythm.evaluate_every == 0 or step == steps:
+                    log.flush()
+                    log.write(step, {f"eval/{key}": value for key, value in evaluate(state.variables).items()})
+                    log.restart_clock()
+                if step % rhythm.checkpoint_every == 0 or step == steps:
+                    log.flush()
+                    checkpoints.save(step, state, batches.get_state())
     return state
 
 

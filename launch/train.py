@@ -215,10 +215,10 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
 
 def finished_variables(run: Path, steps: int, like: Any, mesh: Mesh) -> Any:
     """The variables after the last step of a run. Raises LaunchError where it has not got there."""
-    checkpoints = Checkpoints(run)
-    if (step := checkpoints.latest_step() or 0) < steps:
-        raise LaunchError(f"{run} has done {step} of {steps} steps: finish it with --resume")
-    return checkpoints.restore_variables(like, mesh)
+    with Checkpoints(run) as checkpoints:
+        if (step := checkpoints.latest_step() or 0) < steps:
+            raise LaunchError(f"{run} has done {step} of {steps} steps: finish it with --resume")
+        return checkpoints.restore_variables(like, mesh)
 
 
 def load_embedded(data: Path, split: str, network: FaceConfig, embed: Embedder) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ DEMO = FaceTraining(
     network=DEMO_TEACHER,
     supervision=SupervisionConfig(alpha=1.0),
     optimizer=OptimizerConfig(learning_rate=5e-3),
-    steps=480,
+    steps=600,
     batch_size=64,
     triplet_batch_size=24,
 )

@@ -34,9 +34,13 @@ def runs(tiny, tmp_path_factory):
 
 
 def variables(run):
-    checkpoints = Checkpoints(run)
-    step = checkpoints.latest_step()
-    return checkpoints.manager.restore(step)["variables"]
+    with Checkpoints(run) as checkpoints:
+        return checkpoints.manager.restore(checkpoints.latest_step())["variables"]
+
+
+def latest_step(run):
+    with Checkpoints(run) as checkpoints:
+        return checkpoints.latest_step()
 
 
 def losses(run):
@@ -97,7 +101,7 @@ def test_killed_and_resumed_equals_uninterrupted(tiny, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert Checkpoints(tmp_path / "killed").latest_step() in range(7, 40)
+    assert latest_step(tmp_path / "killed") in range(7, 40)
 
     avemo("train", "teacher", "--out", tmp_path / "killed", *options, "--resume")
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "killed"), variables(tmp_path / "whole"))
