@@ -205,7 +205,7 @@ def _plan_photographs(
             faces.append(_Face(number, place, first_identity + person, true_class))
             vectors.append(expression.vector())
         name = hashlib.sha256(f"{seed}/{partition}/{number}".encode()).hexdigest()
-        url = f"https://farm{1 + number % 9}.staticflickr.com/{1000 + number}/{name[:11]}_{name[-10:]}_b.jpg"
+        url = f"https://farm{1 + number % 9}.photos.example.org/{1000 + number}/{name[:11]}_{name[-10:]}_b.jpg"
         photograph_seed = (seed, _PARTITIONS.index(partition), number)
         photographs.append(_Photograph(url, photograph_seed, height, width, tuple(people)))
     return photographs, faces, similarity_points(np.stack(vectors))
