@@ -13,7 +13,7 @@ def main() -> None:
     from launch.commands import parse
     from launch.errors import LaunchError
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
     try:
         command = parse(sys.argv[1:])
