@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from avemo.training import TrainState
 from launch.errors import LaunchError
 from launch.mesh import replicated
+from launch.runs import first_difference
 
 FOLDER = "checkpoints"
 
@@ -77,13 +78,25 @@ class Checkpoints:
 
     def _restore(self, mesh: Mesh, **like: Any) -> Any:
         step, sharding = self.latest_step(), replicated(mesh)
+        self._check_shapes(self.folder / str(step) / "variables", like["variables"])
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         args = {name: ocp.args.StandardRestore(item) for name, item in target.items()}
         try:
             return self.manager.restore(step, args=ocp.args.Composite(**args))
         except (ValueError, KeyError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:200]
+            raise LaunchError(f"{self.folder / str(step)} can't be read: {reason}") from error
+
+    def _check_shapes(self, path: Path, like: Any) -> None:
+        """Compare before reading: a restore that fails half-way leaves Orbax's readers behind."""
+        stored = ocp.StandardCheckpointHandler().metadata(path).tree
+        if (name := first_difference(_shapes(like), _shapes(stored))) is not None:
             raise LaunchError(
-                f"{self.folder / str(step)} does not hold the network of its run.json "
-                f"(a checkpoint of another preset?): {reason}"
-            ) from error
+                f"{path.parent} does not hold the network of its run.json (a checkpoint of another preset?): "
+                f"they differ in {name}"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): list(leaf.shape) for path, leaf in leaves}
