@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -54,16 +54,7 @@ Fault = Literal[
     "undecodable",
     "absent",
 ]
-FAULTS: tuple[Fault, ...] = (
-    "null_box",
-    "negative_width",
-    "box_leaves_image",
-    "jpeg_named_png",
-    "png_named_jpg",
-    "tiff",
-    "undecodable",
-    "absent",
-)
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 """What the 2017 form suffers from, one training row each, beside the regular ones."""
 
 
