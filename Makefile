@@ -41,9 +41,11 @@ format: .venv/installed-dev  ## let ruff rewrite what it can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock:  ## resolve pyproject.toml anew into the two lock files (needs uv)
-	@uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
-	@uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml --extra dev -o requirements-dev.lock
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header pyproject.toml
+
+lock:  ## resolve pyproject.toml anew into the two lock files (needs uv); one version of a package in both
+	@$(LOCK) --extra dev -o requirements-dev.lock
+	@$(LOCK) --constraint requirements-dev.lock -o requirements.lock
 
 clean:  ## remove what the demo and the tests made, but not .venv
 	@rm -rf runs .cache .pytest_cache .mypy_cache .ruff_cache

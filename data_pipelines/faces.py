@@ -8,9 +8,9 @@ so that eyes, nose and mouth corners lie where they lie, on average, in such a b
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,6 +18,13 @@ from PIL import Image
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, right and bottom exclusive."""
+
+ResizeFilter = Literal["area", "bilinear", "bicubic", "lanczos"]
+"""How a crop is brought to its size.
+
+"area" averages areas to shrink and is bicubic to enlarge (OpenCV's INTER_AREA and INTER_CUBIC); the others are
+Pillow's, which widen their window when they shrink, so that nothing aliases.
+"""
 
 FACE_TEMPLATE = np.array([[0.31, 0.39], [0.69, 0.39], [0.50, 0.60], [0.345, 0.78], [0.655, 0.78]])
 """Left eye, right eye, nose tip, left and right mouth corner (as the viewer sees them) as fractions of a face box.
@@ -27,6 +34,13 @@ photographed faces in such boxes, as `FaceFinder` sees them, lie within 0.03 of 
 """
 
 
+_PILLOW_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
 @dataclass(frozen=True)
 class CropConfig:
     """How a face crop is cut and stored.
@@ -34,11 +48,13 @@ class CropConfig:
     Attributes:
         size: Side of the square crop in pixels.
         margin: What is added around the face box on every side, as a share of the box's longer side.
+        resize_filter: How it is brought to its size, see `ResizeFilter`.
         jpeg_quality: Quality of the stored JPEG, 1 to 100.
     """
 
     size: int = 64
     margin: float = 0.0
+    resize_filter: ResizeFilter = "area"
     jpeg_quality: int = 95
 
     def __post_init__(self) -> None:
@@ -154,7 +170,7 @@ def crop_box(image: np.ndarray, box: Box | None, config: CropConfig) -> np.ndarr
     """Cuts the square around a face box and resizes it.
 
     The box is clipped to the picture and made square around its centre, the margin added; what then lies
-    outside the picture repeats its edge. Shrinking averages areas, enlarging is bicubic.
+    outside the picture repeats its edge.
 
     Args:
         image: uint8 RGB, H×W×3.
@@ -172,7 +188,7 @@ def crop_box(image: np.ndarray, box: Box | None, config: CropConfig) -> np.ndarr
     side = max(1, round(max(right - left, bottom - top) * (1 + 2 * config.margin)))
     return _resize(
         _cut_square(image, round((left + right - side) / 2), round((top + bottom - side) / 2), side),
-        config.size,
+        config,
     )
 
 
@@ -184,11 +200,14 @@ def _cut_square(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray
     return cv2.copyMakeBorder(inside, *outside, cv2.BORDER_REPLICATE) if any(outside) else inside
 
 
-def _resize(square: np.ndarray, size: int) -> np.ndarray:
-    if square.shape[0] == size:
+def _resize(square: np.ndarray, config: CropConfig) -> np.ndarray:
+    size = (config.size, config.size)
+    if square.shape[:2] == size:
         return np.ascontiguousarray(square)
-    shrinks = square.shape[0] > size
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    if config.resize_filter != "area":
+        return np.asarray(Image.fromarray(square).resize(size, _PILLOW_FILTERS[config.resize_filter]))
+    shrinks = square.shape[0] > config.size
+    return cv2.resize(square, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def landmark_template(config: CropConfig) -> np.ndarray:
@@ -218,7 +237,7 @@ def align_by_landmarks(image: np.ndarray, landmarks: np.ndarray, config: CropCon
     matrix[:, 2] += matrix[:, :2] @ [0.5, 0.5] - 0.5
     side = config.size * factor
     warped = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return _resize(warped, config.size)
+    return _resize(warped, config)
 
 
 def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -240,36 +259,23 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, target_mean - linear @ source_mean])
 
 
-def crop_file(
-    path: Path, boxes: Sequence[Box | None], config: CropConfig, fractions: bool = False
-) -> list[bytes | str]:
-    """Cuts faces out of one picture file: the unit of work of a preparing process.
+def read_picture(path: Path) -> np.ndarray | str:
+    """Reads and decodes a picture file.
 
     Args:
-        path: The picture.
-        boxes: One box per face; None for the whole picture.
-        config: How to cut and encode.
-        fractions: Whether boxes are in fractions of the picture's width and height instead of pixels.
+        path: The file.
 
     Returns:
-        For every box a JPEG, or the reason why there is none.
+        uint8 RGB, H×W×3, or the reason why there is none.
     """
     try:
         image = decode_image(path.read_bytes())
     except OSError:
-        return ["unreadable file"] * len(boxes)
-    if image is None:
-        return ["undecodable picture"] * len(boxes)
-    height, width = image.shape[:2]
-    scale = (width, height, width, height) if fractions else (1, 1, 1, 1)
-    return [_crop_or_reason(image, box and _scaled(box, scale), config) for box in boxes]
+        return "unreadable file"
+    return "undecodable picture" if image is None else image
 
 
-def _scaled(box: Box, scale: tuple[int, int, int, int]) -> Box:
-    left, top, right, bottom = (value * factor for value, factor in zip(box, scale, strict=True))
-    return left, top, right, bottom
-
-
-def _crop_or_reason(image: np.ndarray, box: Box | None, config: CropConfig) -> bytes | str:
-    crop = crop_box(image, box, config)
-    return "box outside the picture" if crop is None else encode_jpeg(crop, config.jpeg_quality)
+def longer_side(image: np.ndarray, box: Box | None) -> float:
+    """The longer side of a face box, or of the whole picture, in pixels: how large a face was before it was cut."""
+    left, top, right, bottom = box or (0, 0, image.shape[1], image.shape[0])
+    return float(max(right - left, bottom - top))

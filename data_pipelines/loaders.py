@@ -11,22 +11,36 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import grain
 import numpy as np
 
-from avemo.labels import SAMPLES_PER_FRAME
+from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
 from data_pipelines.records import Records, open_split, prepared_folder, read_metadata
+
+FaceSet = Literal["affectnet", "faces"]
+"""Prepared datasets of labelled faces: AffectNet's, and people's own."""
+
+ClipSet = Literal["recola", "clips"]
+"""Prepared datasets of annotated recordings: RECOLA's, and people's own."""
 
 _FEC_PARTS = ("fec/faces", "fec/triplets")
 
 
-def class_counts(data_dir: Path) -> tuple[int, ...]:
-    """Faces per expression class in AffectNet's training split, in the order of `avemo.labels.EXPRESSIONS`."""
-    return tuple(read_metadata(prepared_folder(data_dir, "affectnet"))["splits"]["train"]["classes"])
+def class_counts(data_dir: Path, name: FaceSet = "affectnet") -> tuple[int, ...]:
+    """Training faces per expression class, in the order of `avemo.labels.EXPRESSIONS`; not those without a class.
+
+    Raises:
+        DataError: The dataset isn't prepared, or has no training split.
+    """
+    folder = prepared_folder(data_dir, name)
+    splits = read_metadata(folder)["splits"]
+    if "train" not in splits:
+        raise DataError(f"{folder}: no split train; there are {', '.join(sorted(splits))}")
+    return tuple(splits["train"][expression] for expression in EXPRESSIONS)
 
 
 def fingerprint(data_dir: Path, name: str) -> str:
@@ -34,7 +48,7 @@ def fingerprint(data_dir: Path, name: str) -> str:
 
     Args:
         data_dir: The folder of prepared datasets.
-        name: "affectnet", "fec" or "recola".
+        name: "fec", a `FaceSet` or a `ClipSet`.
 
     Returns:
         The same text for the same records in the same order.
@@ -53,30 +67,33 @@ def face_batches(
     *,
     batch_size: int,
     seed: int,
+    name: FaceSet = "affectnet",
     split: str = "train",
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
 ) -> grain.DatasetIterator:
-    """AffectNet's faces for training, without end.
+    """Labelled faces for training, without end.
 
     Args:
         data_dir: The folder of prepared datasets.
         batch_size: Faces per batch (B), on this host.
         seed: Determines the order.
+        name: Which dataset.
         split: "train" or "validation".
         shard_index: Which part of the records this host takes.
         shard_count: How many hosts share the records.
         threads: Threads that read and decode.
 
     Returns:
-        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B, "valence_arousal" float32
-        B×2 (zeros where missing), "valence_arousal_valid" bool B, "index" int64 B (position in the split).
+        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B (zero where missing),
+        "expression_valid" bool B, "valence_arousal" float32 B×2 (zeros where missing), "valence_arousal_valid" bool B,
+        "index" int64 B (position in the split).
 
     Raises:
-        DataError: AffectNet isn't prepared, or this shard holds no record.
+        DataError: The dataset isn't prepared, or this shard holds no record.
     """
-    load = _face_loader(open_split(data_dir, "affectnet", split))
+    load = _face_loader(open_split(data_dir, name, split))
     return _training_iterator(load, batch_size, seed, shard_index, shard_count, threads)
 
 
@@ -84,16 +101,17 @@ def face_eval_batches(
     data_dir: Path,
     *,
     batch_size: int,
+    name: FaceSet = "affectnet",
     split: str = "validation",
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """AffectNet's faces once, in order: as `face_batches`, with "valid" bool B.
+    """Labelled faces once, in order: as `face_batches`, with "valid" bool B.
 
     Every shard gives the same number of batches, all full; "valid" is True exactly once for every record.
     """
-    load = _face_loader(open_split(data_dir, "affectnet", split))
+    load = _face_loader(open_split(data_dir, name, split))
     return _evaluation_iterator(load, batch_size, shard_index, shard_count, threads)
 
 
@@ -146,12 +164,13 @@ def triplet_eval_batches(
     return _evaluation_iterator(load, batch_size, shard_index, shard_count, threads)
 
 
-def recordings(data_dir: Path, split: str) -> Iterator[dict[str, Any]]:
-    """RECOLA's recordings, one at a time, decoded.
+def recordings(data_dir: Path, split: str, name: ClipSet = "recola") -> Iterator[dict[str, Any]]:
+    """Annotated recordings, one at a time, decoded.
 
     Args:
         data_dir: The folder of prepared datasets.
         split: "train", "dev" or "test".
+        name: Which dataset.
 
     Yields:
         "name"; "frames" uint8 T×H×W×3 (RGB, black where no face was found); "face_valid" bool T; "waveform" float32,
@@ -159,9 +178,9 @@ def recordings(data_dir: Path, split: str) -> Iterator[dict[str, Any]]:
         float32 T×2, in the order of `avemo.labels.DIMENSIONS`.
 
     Raises:
-        DataError: RECOLA isn't prepared, or has no such split.
+        DataError: The dataset isn't prepared, or has no such split.
     """
-    records = open_split(data_dir, "recola", split)
+    records = open_split(data_dir, name, split)
     return (_recording(records[index]) for index in range(len(records)))
 
 
@@ -237,9 +256,11 @@ class _Loader:
 def _face_loader(records: Records) -> _Loader:
     def load(index: int) -> dict[str, Any]:
         record = records[index]
+        expression = record["expression"][0]
         return {
             "image": _decode(record["image"][0]),
-            "expression": np.int32(record["expression"][0]),
+            "expression": np.int32(max(expression, 0)),
+            "expression_valid": np.bool_(expression >= 0),
             "valence_arousal": np.array(record["valence_arousal"], np.float32),
             "valence_arousal_valid": np.bool_(record["valence_arousal_valid"][0]),
             "index": np.int64(index),

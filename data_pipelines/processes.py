@@ -1,19 +1,29 @@
-"""Worker processes: how they are started, and what becomes of one that dies."""
+"""Worker processes: how they are started, and what becomes of one that dies, or whose parent does."""
 
+import itertools
 import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 
 from data_pipelines.errors import DataError
 
+OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""As `map`: applies a function to tasks and yields the results in the order of the tasks."""
+
 
 @contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Starts processes, each with a single thread for OpenCV; what they haven't begun at the end is dropped.
+    """Starts processes when they are needed, each with a single thread for OpenCV.
+
+    What they haven't begun at the end is dropped, and they don't outlive their parent, however it ends.
 
     Args:
         processes: How many.
@@ -26,10 +36,56 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """
     # Forking would copy JAX's threads, if the caller uses JAX, in whatever state they are.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin)
     try:
         yield pool
     except BrokenProcessPool as error:
         raise DataError("a worker process died, probably for lack of memory; use fewer --processes") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def ordered_map(processes: int) -> Iterator[OrderedMap]:
+    """A `map` that keeps so many processes busy, and looks only a few tasks ahead.
+
+    Args:
+        processes: How many; 1 stays in this process.
+
+    Yields:
+        The map; it may be used several times, and starts no process for a single task.
+    """
+    if processes == 1:
+        yield map
+        return
+    with worker_pool(processes) as pool:
+
+        def apply(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+            remaining = iter(tasks)
+            first = list(itertools.islice(remaining, 2))
+            if len(first) < 2:
+                yield from map(function, first)
+                return
+            remaining = itertools.chain(first, remaining)
+            pending: deque[Future[Any]] = deque()
+            while True:
+                for task in itertools.islice(remaining, 4 * processes - len(pending)):
+                    pending.append(pool.submit(function, task))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+
+        yield apply
+
+
+def _begin() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes wait for work for ever, also when their parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -4,8 +4,9 @@ Records are parsed here rather than by TFDS: its own parser is slower and can't 
 without TensorFlow.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import DataError
 
-VERSION = "1.0.0"
+VERSION = "2.0.0"
 """Version of the prepared form: it changes when records of the same release come out different."""
+
+_READ_AT_ONCE = 64
 
 
 class Records:
@@ -59,6 +62,27 @@ def open_split(data_dir: Path, name: str, split: str) -> Records:
     return Records([str(path) for path in info.filepaths], info.num_examples)
 
 
+def fingerprint_of(folder: Path, splits: Iterable[str]) -> str:
+    """A digest of all records of a dataset, read anew from its files.
+
+    Args:
+        folder: The dataset's folder.
+        splits: The names of its splits, in their order.
+
+    Returns:
+        SHA-256, hexadecimal: the same for the same records in the same order, however many files they are in.
+    """
+    found = hashlib.sha256()
+    for split in splits:
+        source = ArrayRecordDataSource([str(path) for path in sorted(folder.glob(f"*-{split}.array_record-*"))])
+        found.update(f"{split}:{len(source)}:".encode())
+        for start in range(0, len(source), _READ_AT_ONCE):
+            for record in source.__getitems__(range(start, min(start + _READ_AT_ONCE, len(source)))):
+                found.update(f"{len(record)}:".encode())
+                found.update(record)
+    return found.hexdigest()
+
+
 def dataset_folder(data_dir: Path, name: str) -> Path:
     """Where a dataset of that name lies, or will lie, among the prepared datasets."""
     return data_dir / name / VERSION
@@ -80,8 +104,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         folder: The dataset's folder, see `prepared_folder`.
 
     Returns:
-        "source", "preparation" (the settings), "splits" (counts, what was skipped), "fingerprint", and RECOLA's
-        "raters" (names, in the order of the ratings).
+        "source", "preparation" (the settings), "splits" (counts, what was skipped, see `builders.account.Account`),
+        "fingerprint" (see `fingerprint_of`), and what is peculiar to a corpus, such as RECOLA's "raters" (names, in
+        the order of the ratings).
 
     Raises:
         DataError: The folder holds no prepared dataset.

@@ -24,13 +24,20 @@ def load_sound(path: Path) -> np.ndarray:
         float32 in [-1, 1], mono (the mean of the channels), 16 kHz.
 
     Raises:
-        DataError: The file can't be read as sound.
+        DataError: The file can't be read as sound, or holds samples that are no numbers.
     """
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise DataError(f"{path}: can't be read as sound ({error}); fetch the file anew") from error
+    check_numbers(samples, path)
     return resample(samples.mean(axis=1), rate_hz)
+
+
+def check_numbers(samples: np.ndarray, path: Path) -> None:
+    """Raises DataError where a file of floating-point sound holds infinities or no numbers at all."""
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: holds samples that are no finite numbers; fetch the file anew")
 
 
 def resample(waveform: np.ndarray, rate_hz: int) -> np.ndarray:

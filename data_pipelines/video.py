@@ -1,28 +1,42 @@
 """Video: frames at 25 Hz, the sound track, and one aligned face per frame. Frames are uint8 RGB, H×W×3.
 
-Memory stays constant however long the video is: frames are decoded one after another, and twice: once to find
-the face, once to cut it.
+Frames come upright: turned and mirrored as the file says, which phones make use of. Memory stays constant however
+long the video is: frames are decoded one after another, and twice: once to find the face, once to cut it.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from scipy.ndimage import gaussian_filter1d
 
 from avemo.labels import FRAME_RATE_HZ
 from data_pipelines.errors import DataError
-from data_pipelines.faces import CropConfig, FaceFinder, FoundFace, align_by_landmarks, encode_jpeg
-from data_pipelines.sound import resample
+from data_pipelines.faces import (
+    FACE_TEMPLATE,
+    CropConfig,
+    FaceFinder,
+    FoundFace,
+    align_by_landmarks,
+    encode_jpeg,
+    similarity_transform,
+)
+from data_pipelines.sound import check_numbers, resample
 
 _SMOOTHING_FRAMES = 1.5
 """Standard deviation of the smoothing of landmarks over time (our choice): removes jitter, keeps nods."""
 
 _SAME_FACE_DISTANCE = 0.75
 """A face this far from the last one, in units of its side, is still the same face (our choice)."""
+
+_BRIDGED_FRAMES = 5
+"""Up to so many frames without a face (0.2 s) between two with the same one are bridged (our choice): a detector
+misses blurred frames, but nobody leaves and comes back that fast."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +47,22 @@ class FaceTrack:
         landmarks: float64, T×5×2, in pixels, in the order of `faces.FACE_TEMPLATE`; zeros where there is
             none.
         valid: bool, T: whether the frame has a face.
+        several: bool, T: whether more than one face was found in it; False where none was looked for.
+        bridged: bool, T: whether its face was missed and lies between those of the frames around.
     """
 
     landmarks: np.ndarray
     valid: np.ndarray
+    several: np.ndarray
+    bridged: np.ndarray
+
+    def face_sizes(self) -> np.ndarray:
+        """Side in pixels of the face box that the landmarks imply, without margin: float32, T; 0 without a face."""
+        sizes = np.zeros(len(self.valid), np.float32)
+        for number in np.flatnonzero(self.valid):
+            matrix = similarity_transform(self.landmarks[number], FACE_TEMPLATE)
+            sizes[number] = 1 / np.hypot(matrix[0, 0], matrix[1, 0])
+        return sizes
 
 
 def frames(path: Path) -> Iterator[np.ndarray]:
@@ -67,6 +93,42 @@ def frames(path: Path) -> Iterator[np.ndarray]:
         number += 1
 
 
+def has_video(path: Path) -> bool:
+    """Whether a file has pictures that move; those that only decorate a sound file don't count.
+
+    Raises:
+        DataError: The file can't be opened.
+    """
+    with _open(path) as container:
+        return _video_stream(container) is not None
+
+
+def is_resampled(path: Path) -> bool:
+    """Whether `frames` leaves frames of a video out or repeats some: whether it isn't at 25 Hz throughout.
+
+    Read from the times in the container; nothing is decoded.
+
+    Args:
+        path: A video, see `has_video`.
+
+    Raises:
+        DataError: The file can't be read.
+    """
+    with _open(path) as container:
+        stream = _video_stream(container)
+        if stream is None or not stream.time_base:
+            return False
+        try:
+            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        except av.FFmpegError as error:
+            raise DataError(f"{path}: broken video ({error}); fetch the file anew") from error
+        times = sorted(packet.pts for packet in packets if packet.pts is not None)
+        if len(times) < len(packets):  # Files without times say only how many frames they have per second.
+            return stream.average_rate not in (None, FRAME_RATE_HZ)
+        numbers = [round((time - times[0]) * stream.time_base * FRAME_RATE_HZ) for time in times]
+        return numbers != list(range(len(numbers)))
+
+
 def load_sound_track(path: Path) -> np.ndarray:
     """The sound of a video file, from the time of its first frame on.
 
@@ -77,7 +139,7 @@ def load_sound_track(path: Path) -> np.ndarray:
         float32 in [-1, 1], mono (the mean of the channels), 16 kHz; empty if the file has no sound.
 
     Raises:
-        DataError: The file can't be opened.
+        DataError: The file can't be opened, or its sound can't be decoded.
     """
     with _open(path) as container:
         if not container.streams.audio:
@@ -85,23 +147,28 @@ def load_sound_track(path: Path) -> np.ndarray:
         stream = container.streams.audio[0]
         rate_hz = stream.rate
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate_hz)
-        parts = [part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)]
+        try:
+            parts = [part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)]
+        except (av.FFmpegError, ValueError) as error:
+            raise DataError(f"{path}: broken sound ({error}); fetch the file anew") from error
+        video = _video_stream(container)
         sound_start = _seconds(stream)
-        video_start = _seconds(container.streams.video[0]) if container.streams.video else sound_start
+        video_start = _seconds(video) if video else sound_start
     if not parts:
         return np.zeros(0, np.float32)
     samples = np.concatenate(parts, axis=1).mean(axis=0)
     lead = round(float(sound_start - video_start) * rate_hz)
     samples = np.pad(samples, (lead, 0)) if lead > 0 else samples[-lead:]
+    check_numbers(samples, path)
     return resample(samples.astype(np.float32), rate_hz)
 
 
 def track_face(images: Iterator[np.ndarray], finder: FaceFinder, detect_every: int) -> FaceTrack:
     """Follows one face through a video: the largest at first, then the one nearest to where it was.
 
-    Between two detections of the same face its landmarks are interpolated; between a detection and a miss, or
-    another face, the nearer end's are held. Frames with a face on neither side have none. Finally landmarks
-    are smoothed.
+    Between two detections of the same face its landmarks are interpolated, also where misses of at most five frames
+    lie between them; between a detection and a longer miss the detection's are held, between two faces the nearer
+    one's. Frames with a face on neither side have none. Finally landmarks are smoothed.
 
     Args:
         images: The frames.
@@ -112,14 +179,16 @@ def track_face(images: Iterator[np.ndarray], finder: FaceFinder, detect_every: i
         The track of all T frames.
     """
     detections: list[_Detection | None] = []
-    count = 0
+    several: list[bool] = []
     last: _Detection | None = None
     for number, image in enumerate(images):
-        count = number + 1
+        several.append(False)
         if number % detect_every == 0:
-            detections.append(_follow(finder.find(image), last))
+            found = finder.find(image)
+            several[number] = len(found) > 1
+            detections.append(_follow(found, last))
             last = detections[-1] or last
-    return _fill(detections, count, detect_every)
+    return _fill(_bridge(detections, detect_every), np.array(several, bool), detect_every)
 
 
 def face_crops(path: Path, track: FaceTrack, config: CropConfig) -> Iterator[bytes]:
@@ -150,6 +219,14 @@ def _open(path: Path) -> av.container.InputContainer:
         raise DataError(f"{path}: can't be opened as video ({error}); fetch the file anew") from error
 
 
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The pictures of a file; not the cover of an album."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    return None
+
+
 def _seconds(stream: av.VideoStream | av.AudioStream) -> Fraction:
     """When a stream begins."""
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
@@ -167,9 +244,9 @@ class _TimedFrame:
 def _timed_frames(path: Path) -> Iterator[_TimedFrame]:
     """Every frame of a video with its time."""
     with _open(path) as container:
-        if not container.streams.video:
+        stream = _video_stream(container)
+        if stream is None:
             raise DataError(f"{path}: has no video stream; give a video")
-        stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         duration = 1 / Fraction(stream.average_rate or FRAME_RATE_HZ)
         first: Fraction | None = None
@@ -179,17 +256,31 @@ def _timed_frames(path: Path) -> Iterator[_TimedFrame]:
                 if frame.pts is not None and frame.time_base is not None:
                     time = frame.pts * frame.time_base
                 first = time if first is None else first
-                yield _TimedFrame(frame.to_ndarray(format="rgb24"), time - first, duration)
+                yield _TimedFrame(_upright(frame), time - first, duration)
         except av.FFmpegError as error:
             raise DataError(f"{path}: broken video ({error}); fetch the file anew") from error
 
 
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as it is to be shown: turned by quarters and mirrored as its display matrix says."""
+    image = frame.to_ndarray(format="rgb24")
+    display = frame.side_data.get("DISPLAYMATRIX")
+    if display is None:
+        return image
+    # Of x' = a·x + c·y, y' = b·x + d·y, in rows (a, b, 0), (c, d, 0), only the signs matter for quarter turns.
+    a, b, _, c, d = np.frombuffer(display, np.int32)[:5].tolist()  # type: ignore[call-overload]  # It is a buffer.
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
 @dataclass(frozen=True, eq=False)
 class _Detection:
-    """A face in one frame; detections of the same face share their identity."""
+    """A face in one frame; detections of the same face share their identity. A bridged one was missed."""
 
     face: FoundFace
     identity: int
+    bridged: bool = False
 
 
 def _follow(found: list[FoundFace], last: _Detection | None) -> _Detection | None:
@@ -208,9 +299,26 @@ def _distance(face: FoundFace, other: FoundFace) -> float:
     return float(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)))
 
 
-def _fill(detections: list[_Detection | None], count: int, detect_every: int) -> FaceTrack:
+def _bridge(detections: Sequence[_Detection | None], detect_every: int) -> list[_Detection | None]:
+    """The same with short runs of misses filled, between two detections of one face, by what lies between."""
+    bridged = list(detections)
+    found = [(place, detection) for place, detection in enumerate(detections) if detection is not None]
+    for (first, before), (second, after) in itertools.pairwise(found):
+        if before.identity == after.identity and (second - first - 1) * detect_every <= _BRIDGED_FRAMES:
+            for place in range(first + 1, second):
+                landmarks = _between(before, after, (place - first) / (second - first))
+                bridged[place] = _Detection(replace(before.face, landmarks=landmarks), before.identity, bridged=True)
+    return bridged
+
+
+def _between(before: _Detection, after: _Detection, share: float) -> np.ndarray:
+    return (1 - share) * before.face.landmarks + share * after.face.landmarks
+
+
+def _fill(detections: Sequence[_Detection | None], several: np.ndarray, detect_every: int) -> FaceTrack:
     """The track of all frames from the detections in every n-th."""
-    landmarks, identity = np.zeros((count, 5, 2)), np.full(count, -1)
+    count = len(several)
+    landmarks, identity, bridged = np.zeros((count, 5, 2)), np.full(count, -1), np.zeros(count, bool)
     for number in range(count):
         step, rest = divmod(number, detect_every)
         share = rest / detect_every
@@ -221,9 +329,10 @@ def _fill(detections: list[_Detection | None], count: int, detect_every: int) ->
             continue
         identity[number] = nearer.identity
         landmarks[number] = nearer.face.landmarks
+        bridged[number] = all(detection is None or detection.bridged for detection in (before, after))
         if before is not None and after is not None and before.identity == after.identity:
-            landmarks[number] = (1 - share) * before.face.landmarks + share * after.face.landmarks
-    return FaceTrack(_smooth(landmarks, identity), identity >= 0)
+            landmarks[number] = _between(before, after, share)
+    return FaceTrack(_smooth(landmarks, identity), identity >= 0, several, bridged)
 
 
 def _smooth(landmarks: np.ndarray, identity: np.ndarray) -> np.ndarray:

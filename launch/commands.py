@@ -10,7 +10,7 @@ from avemo.stages import fusion, student, teacher
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
-from launch.prepare import PrepareAffectNet, PrepareFec, PrepareRecola
+from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
 from launch.train import TrainFusion, TrainStudent, TrainTeacher
@@ -45,8 +45,10 @@ def command_tree(preset: str | None) -> Any:
             ),
         ),
         prepare=(
-            "Turn a corpus as it was released into ArrayRecord.",
-            _group(affectnet=PrepareAffectNet, fec=PrepareFec, recola=PrepareRecola),
+            "Turn a corpus as it was released, or your own data, into ArrayRecord.",
+            _group(
+                affectnet=PrepareAffectNet, fec=PrepareFec, recola=PrepareRecola, faces=PrepareFaces, clips=PrepareClips
+            ),
         ),
         train=(
             "Train a stage.",

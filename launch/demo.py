@@ -13,7 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from avemo.stages import fusion, student, teacher
-from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
+from data_pipelines.builders.affectnet import AffectNetPreparation
+from data_pipelines.builders.fec import FecPreparation
+from data_pipelines.builders.recola import RecolaPreparation
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
 from launch.loop import Rhythm
@@ -55,9 +57,9 @@ class Demo:
             "Draw a synthetic AffectNet": lambda: self._synthesize("affectnet", corpora),
             "Draw a synthetic FEC": lambda: self._synthesize("fec", corpora),
             "Draw a synthetic RECOLA": lambda: self._synthesize("recola", corpora),
-            "Prepare AffectNet": PrepareAffectNet(corpora / "affectnet", data, affectnet),
-            "Prepare FEC": PrepareFec(corpora / "fec", data, FecPreparation(size=FACE_SIZE)),
-            "Prepare RECOLA": PrepareRecola(corpora / "recola", data, recola),
+            "Prepare AffectNet": PrepareAffectNet(corpora / "affectnet", data, config=affectnet),
+            "Prepare FEC": PrepareFec(corpora / "fec", data, config=FecPreparation(size=FACE_SIZE)),
+            "Prepare RECOLA": PrepareRecola(corpora / "recola", data, config=recola),
             "Train the teacher": TrainTeacher(
                 data, runs["teacher"], "demo", seed, resume=True, rhythm=rhythm, config=teacher.DEMO
             ),

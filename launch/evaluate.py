@@ -25,15 +25,16 @@ from avemo.models.fusion import FusionNetwork, init_variables
 from avemo.stages import fusion, supervision
 from avemo.stages.fusion import FusionTraining
 from data_pipelines import loaders
+from data_pipelines.loaders import ClipSet, FaceSet
 from launch.embeddings import face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
     EVAL_BATCH_SIZE,
     Evaluator,
-    affectnet_results,
     ccc_results,
     fec_results,
     fusion_batches,
+    label_results,
     score_faces,
     swap_voices,
 )
@@ -47,7 +48,7 @@ from launch.train import finished_variables, load_embedded, load_face_network
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score trained networks: AffectNet (validation), FEC (test) and RECOLA.
+    """Score trained networks: AffectNet (validation), FEC (test) and RECOLA, or your own faces and clips.
 
     Attributes:
         data: folder of the prepared corpora.
@@ -55,8 +56,10 @@ class Evaluate:
         teacher: run of the teacher.
         student: run of the student.
         fusion: run of the fusion network; its own record names the face network it was trained over.
-        recola_split: the RECOLA partition that is scored.
+        recola_split: the split of the recordings that is scored.
         truth: truth.json of synthetic corpora, whose ceilings are put beside the results.
+        faces: the faces that teacher and student are scored on: AffectNet's, or your own (`avemo prepare faces`).
+        clips: the recordings that the fusion is scored on: RECOLA's, or your own (`avemo prepare clips`).
     """
 
     data: Path
@@ -66,11 +69,13 @@ class Evaluate:
     fusion: Path | None = None
     recola_split: str = "test"
     truth: tuple[Path, ...] = ()
+    faces: FaceSet = "affectnet"
+    clips: ClipSet = "recola"
 
     def __call__(self) -> None:
         """Score, and write results.json, predictions.npz and report.html."""
         mesh = data_mesh()
-        results: dict[str, Any] = {"affectnet": {}, "fec": {}, "recola": {}, "ceiling": {}, "speed": {}}
+        results: dict[str, Any] = {self.faces: {}, "fec": {}, self.clips: {}, "ceiling": {}, "speed": {}}
         arrays: dict[str, np.ndarray] = {}
         runs = {name: run for name in ("teacher", "student", "fusion") if (run := getattr(self, name))}
         if not runs:
@@ -80,9 +85,9 @@ class Evaluate:
         self.out.mkdir(parents=True, exist_ok=True)
         for name in ("teacher", "student"):
             if name in runs:
-                evaluate_face_network(name, runs[name], self.data, mesh, results, arrays)
+                evaluate_face_network(name, runs[name], self.data, self.faces, mesh, results, arrays)
         if "fusion" in runs:
-            evaluate_fusion(runs["fusion"], self.data, self.recola_split, mesh, results, arrays)
+            evaluate_fusion(runs["fusion"], self.data, self.clips, self.recola_split, mesh, results, arrays)
         results["provenance"] = provenance(self.data, runs)
 
         np.savez_compressed(self.out / PREDICTIONS_FILE, allow_pickle=False, **arrays)
@@ -92,21 +97,28 @@ class Evaluate:
 
 
 def evaluate_face_network(
-    name: str, run: Path, data: Path, mesh: Mesh, results: dict[str, Any], arrays: dict[str, np.ndarray]
+    name: str,
+    run: Path,
+    data: Path,
+    faces: FaceSet,
+    mesh: Mesh,
+    results: dict[str, Any],
+    arrays: dict[str, np.ndarray],
 ) -> None:
     """Add a teacher's or student's figures, its confusion matrix and its predictions on sample faces."""
     config, variables = load_face_network(run, mesh)
     with_fec = "fec" in read_record(run).inputs and "fec" in preparations(data)
-    for corpus in ("affectnet", "fec") if with_fec else ("affectnet",):
+    for corpus in (faces, "fec") if with_fec else (faces,):
         check_image_size(data, corpus, config.image_size)
     evaluator = Evaluator(partial(supervision.evaluate_faces, FaceNetwork(config)), mesh)
-    metrics = score_faces(evaluator, variables, data, with_fec, progress=f"evaluate {name}")
-    results["affectnet"][name] = affectnet_results(metrics)
+    metrics = score_faces(evaluator, variables, data, faces, with_fec, progress=f"evaluate {name}")
+    results[faces][name] = label_results(metrics)
     if with_fec:
         results["fec"][name] = fec_results(metrics)
-    arrays[f"{name}/confusion"] = metrics["confusion_8"].counts_KxK
+    if (counts := metrics["confusion_8"].counts_KxK).any():
+        arrays[f"{name}/confusion"] = counts
     results["speed"][name] = measure_speed(config, variables)
-    sample_predictions(name, config, variables, data, arrays)
+    sample_predictions(name, config, variables, data, faces, arrays)
 
 
 def sample_predictions(
@@ -114,40 +126,51 @@ def sample_predictions(
     config: FaceConfig,
     variables: Any,
     data: Path,
+    faces: FaceSet,
     arrays: dict[str, np.ndarray],
     per_class: int = 2,
 ) -> None:
     """Add the first few validation faces of each class, with labels and the network's probabilities."""
     kept: dict[int, list[np.ndarray]] = {label: [] for label in range(len(EXPRESSIONS))}
-    for batch in loaders.face_eval_batches(data, batch_size=EVAL_BATCH_SIZE):
+    for batch in loaders.face_eval_batches(data, batch_size=EVAL_BATCH_SIZE, name=faces):
         images = np.asarray(centre_crop(jnp.asarray(batch["image"]), config.image_size))
-        for label, image, valid in zip(batch["expression"], images, batch["valid"], strict=True):
+        has_class = batch["valid"] & batch["expression_valid"]
+        for label, image, valid in zip(batch["expression"], images, has_class, strict=True):
             if valid and len(kept[label]) < per_class:
                 kept[label].append(image)
         if all(len(images) == per_class for images in kept.values()):
             break
     samples = [(image, label) for label, images in kept.items() for image in images]
-    faces = np.stack([image for image, _ in samples])
-    outputs = jax.jit(lambda v, x: FaceNetwork(config).apply(v, x, train=False))(variables, faces)
-    arrays[f"{name}/sample_images"] = faces
+    if not samples:
+        return
+    crops = np.stack([image for image, _ in samples])
+    outputs = jax.jit(lambda v, x: FaceNetwork(config).apply(v, x, train=False))(variables, crops)
+    arrays[f"{name}/sample_images"] = crops
     arrays[f"{name}/sample_labels"] = np.array([label for _, label in samples])
     arrays[f"{name}/sample_probabilities"] = np.asarray(jax.nn.softmax(outputs["expression"]))
 
 
 def evaluate_fusion(
-    run: Path, data: Path, split: str, mesh: Mesh, results: dict[str, Any], arrays: dict[str, np.ndarray]
+    run: Path,
+    data: Path,
+    clips: ClipSet,
+    split: str,
+    mesh: Mesh,
+    results: dict[str, Any],
+    arrays: dict[str, np.ndarray],
 ) -> None:
     """Add the CCC of the fused network, of either modality alone, and of the control with swapped voices.
 
     "face" and "voice" are the same network with the other modality masked, not networks trained for one modality.
     """
     config = stage_config(run, "fusion", FusionTraining)
-    if loaders.fingerprint(data, "recola") != read_record(run).inputs["recola"]:
-        raise LaunchError(f"{data / 'recola'} is not what {run} was trained on: its partitions may overlap with these")
+    fingerprint = loaders.fingerprint(data, clips)
+    if read_record(run).inputs.get(clips, fingerprint) != fingerprint:
+        raise LaunchError(f"{data / clips} is not what {run} was trained on: its partitions may overlap with these")
     network = FusionNetwork(config.network)
     face_network, face_variables = load_face_network(trained_face(run), mesh)
     embed = face_embedder(face_network, face_variables, mesh)
-    recordings = load_embedded(data, split, face_network, embed)
+    recordings = load_embedded(data, clips, split, face_network, embed)
     like = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
     variables = finished_variables(run, config.steps, like, mesh)
     predict = jax.jit(lambda variables, batch: fusion.predict(network, variables, batch))
@@ -166,19 +189,21 @@ def evaluate_fusion(
             Regression.of(*map(jnp.asarray, (value[: len(label)], label, valid)))
             for value, (label, valid) in zip(values, labels, strict=True)
         ]
-        results["recola"][name] = ccc_results(per_recording)
-    results["recola"]["protocol"] = {
+        results[clips][name] = ccc_results(per_recording)
+    preparation = preparations(data)[clips]
+    results[clips]["protocol"] = {
         "split": split,
         "recordings": [str(recording["name"]) for recording in recordings],
-        **{name: preparations(data)["recola"][name] for name in ("gold_standard", "partition")},
+        "gold_standard": preparation["gold_standard"],
+        "partition": preparation.get("partition", "as listed"),
         "annotation_delay_s": config.annotation_delay_s,
         "post_processing": "none",
     }
     for i, recording in enumerate(recordings):
         label, valid = labels[i]
-        arrays[f"recola/{recording['name']}/gold_standard"] = label[valid]
+        arrays[f"{clips}/{recording['name']}/gold_standard"] = label[valid]
         for name, values in predictions.items():
-            arrays[f"recola/{recording['name']}/{name}"] = values[i, : len(label)][valid]
+            arrays[f"{clips}/{recording['name']}/{name}"] = values[i, : len(label)][valid]
 
 
 def trained_face(run: Path) -> Path:

@@ -13,6 +13,7 @@ from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.metrics import Regression, merge
 from avemo.stages import fusion
 from data_pipelines import loaders
+from data_pipelines.loaders import FaceSet
 from launch.mesh import put_batch
 
 EVAL_BATCH_SIZE = 128
@@ -37,41 +38,42 @@ class Evaluator:
 
 
 def score_faces(
-    evaluator: Evaluator, variables: Any, data: Path, with_fec: bool, progress: str | None = None
+    evaluator: Evaluator, variables: Any, data: Path, faces: FaceSet, with_fec: bool, progress: str | None = None
 ) -> dict[str, Any]:
-    """Metrics of a face network on AffectNet's validation split and, if wanted, on FEC's test split.
+    """Metrics of a face network on labelled faces (validation split) and, if wanted, on FEC's test split.
 
     Args:
         evaluator: of `supervision.evaluate_faces`.
         variables: the network's.
         data: folder of the prepared corpora.
+        faces: which labelled faces.
         with_fec: whether to score triplets too.
         progress: what progress bars say; None shows none.
     """
     size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
-    sources = {"affectnet": loaders.face_eval_batches(data, batch_size=size)}
+    sources = {"affectnet": loaders.face_eval_batches(data, batch_size=size, name=faces)}
     if with_fec:
         sources["fec"] = loaders.triplet_eval_batches(data, batch_size=size)
     total: dict[str, Any] = {}
     for corpus, batches in sources.items():
-        shown = tqdm(batches, desc=f"{progress} on {corpus}", unit="batch", disable=progress is None)
+        name = faces if corpus == "affectnet" else corpus
+        shown = tqdm(batches, desc=f"{progress} on {name}", unit="batch", disable=progress is None)
         total |= evaluator(variables, ({corpus: batch} for batch in shown))
     return total
 
 
 def face_results(metrics: Mapping[str, Any]) -> dict[str, float]:
     """All figures of a face network in one flat dictionary, for the log of a training."""
-    return affectnet_results(metrics) | (fec_results(metrics) if "triplet" in metrics else {})
+    return label_results(metrics) | (fec_results(metrics) if "triplet" in metrics else {})
 
 
-def affectnet_results(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of the AffectNet protocol; valence and arousal only where the corpus has them."""
-    results = {
-        "accuracy_8": metrics["confusion_8"].accuracy(),
-        "accuracy_7": metrics["confusion_7"].accuracy(),
-        "macro_f1_8": metrics["confusion_8"].macro_f1(),
-        "macro_f1_7": metrics["confusion_7"].macro_f1(),
-    }
+def label_results(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the AffectNet protocol: on expressions, and on valence and arousal, where there are labels."""
+    results: dict[str, float] = {}
+    for classes in (8, 7):
+        confusion = metrics[f"confusion_{classes}"]
+        if confusion.counts_KxK.any():
+            results |= {f"accuracy_{classes}": confusion.accuracy(), f"macro_f1_{classes}": confusion.macro_f1()}
     return results | regression_results(metrics["valence_arousal"])
 
 

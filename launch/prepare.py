@@ -1,4 +1,4 @@
-"""`avemo prepare {affectnet,fec,recola}`: from a corpus as it was released to ArrayRecord."""
+"""`avemo prepare {affectnet,fec,recola,faces,clips}`: from a corpus as it was released, or your own data, to ArrayRecord."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,16 +8,20 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import arg
 
-from avemo.labels import EXPRESSIONS, TRIPLET_KINDS
-from data_pipelines import builders
-from data_pipelines.builders import AffectNetPreparation, FecPreparation, RecolaPreparation
+from data_pipelines.builders.affectnet import AffectNetPreparation, prepare_affectnet
+from data_pipelines.builders.dataset_builder import Workers
+from data_pipelines.builders.fec import FecPreparation, prepare_fec
+from data_pipelines.builders.own_data import prepare_clips, prepare_faces
+from data_pipelines.builders.recola import RecolaPreparation, prepare_recola
+from data_pipelines.faces import CropConfig
 from data_pipelines.records import VERSION, dataset_folder, read_metadata
+from data_pipelines.recordings import ClipConfig
 from launch.errors import LaunchError
 
 
 @dataclass(frozen=True)
-class ReleasedCorpus:
-    """Where a corpus is read and written.
+class Prepare:
+    """Where a corpus is read and written, and by whom.
 
     Attributes:
         source: folder of the corpus as it was released; it is only read.
@@ -26,10 +30,11 @@ class ReleasedCorpus:
 
     source: Path
     out: Path
+    workers: Annotated[Workers, arg(name="")] = field(default_factory=Workers, kw_only=True)
 
 
 @dataclass(frozen=True)
-class PrepareAffectNet(ReleasedCorpus):
+class PrepareAffectNet(Prepare):
     """Cut AffectNet's faces out and write them as ArrayRecord.
 
     Attributes:
@@ -40,11 +45,11 @@ class PrepareAffectNet(ReleasedCorpus):
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""
-        print_counts(builders.prepare_affectnet(self.source, self.out, self.config))
+        print_counts(prepare_affectnet(self.source, self.out, self.config, self.workers))
 
 
 @dataclass(frozen=True)
-class PrepareFec(ReleasedCorpus):
+class PrepareFec(Prepare):
     """Cut FEC's faces out of the photographs and write them and the triplets as ArrayRecord.
 
     Attributes:
@@ -55,13 +60,13 @@ class PrepareFec(ReleasedCorpus):
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""
-        folder = builders.prepare_fec(self.source, self.out, self.config)
+        folder = prepare_fec(self.source, self.out, self.config, self.workers)
         for part in ("faces", "triplets"):
             print_counts(folder / part / VERSION)
 
 
 @dataclass(frozen=True)
-class PrepareRecola(ReleasedCorpus):
+class PrepareRecola(Prepare):
     """Find and align faces, resample sound, make gold standards, and write RECOLA as ArrayRecord.
 
     Attributes:
@@ -72,25 +77,64 @@ class PrepareRecola(ReleasedCorpus):
 
     def __call__(self) -> None:
         """Prepare and tell the counts."""
-        print_counts(builders.prepare_recola(self.source, self.out, self.config))
+        print_counts(prepare_recola(self.source, self.out, self.config, self.workers))
+
+
+@dataclass(frozen=True)
+class PrepareOwn:
+    """What your own data are read from and written to, and by whom.
+
+    Attributes:
+        csv: the list of your files; paths in it start at its folder.
+        out: folder of the prepared corpora; each lies in its own folder inside.
+    """
+
+    csv: Path
+    out: Path
+    workers: Annotated[Workers, arg(name="")] = field(default_factory=Workers, kw_only=True)
+
+
+@dataclass(frozen=True)
+class PrepareFaces(PrepareOwn):
+    """Cut the faces of your own pictures out and write them as ArrayRecord.
+
+    Attributes:
+        config: how.
+    """
+
+    config: Annotated[CropConfig, arg(name="")] = field(default_factory=CropConfig)
+
+    def __call__(self) -> None:
+        """Prepare and tell the counts."""
+        print_counts(prepare_faces(self.csv, self.out, self.config, self.workers))
+
+
+@dataclass(frozen=True)
+class PrepareClips(PrepareOwn):
+    """Find and align faces in your own annotated clips, resample their sound, and write them as ArrayRecord.
+
+    Attributes:
+        config: how.
+    """
+
+    config: Annotated[ClipConfig, arg(name="")] = field(default_factory=ClipConfig)
+
+    def __call__(self) -> None:
+        """Prepare and tell the counts."""
+        print_counts(prepare_clips(self.csv, self.out, self.config, self.workers))
 
 
 def print_counts(folder: Path) -> None:
     """One row for each count of each split, and for each reason why something was skipped."""
-    table = Table(title=str(folder), title_justify="left", show_header=False)
-    for split, counts in builders.summarize(folder).items():
+    metadata = read_metadata(folder)
+    how = ", ".join(f"{name} {value}" for name, value in metadata["preparation"].items() if name in ("release", "form"))
+    table = Table(title=f"{folder} {how}".strip(), title_justify="left", show_header=False)
+    for split, counts in metadata["splits"].items():
         for name, value in counts.items():
-            if name == "skipped":
-                for reason, number in value.items():
-                    table.add_row(split, f"skipped: {reason}", str(number))
-            elif name == "classes":
-                for expression, number in zip(EXPRESSIONS, value, strict=True):
-                    table.add_row(split, expression, str(number))
-            elif name == "kinds":
-                for kind, number in zip(TRIPLET_KINDS, value, strict=True):
-                    table.add_row(split, kind, str(number))
-            else:
+            if isinstance(value, int):
                 table.add_row(split, name.replace("_", " "), str(value))
+        for reason, number in counts["skipped"].items():
+            table.add_row(split, f"skipped: {reason}", str(number))
     Console().print(table)
 
 

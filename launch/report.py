@@ -3,40 +3,31 @@
 `tables` turns results into rows; page and terminal both show those. What was not evaluated is left out.
 """
 
-import base64
 import io
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-import rich
-import rich.box
-import rich.table
 import tyro
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup
 from PIL import Image
-from rich.text import Text
 
 from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
 from launch.errors import LaunchError
+from launch.figures import GOLD_STANDARD, LINES, Line, draw_lines
+from launch.page import data_uri, render
 from launch.runs import METRICS_FILE
 from launch.speed import THROUGHPUT_BATCH
+from launch.tables import PERCENT, Table, print_tables, show
 
 RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.npz"
 REPORT_FILE = "report.html"
 
-PERCENT, DECIMALS, TIMES = "{:.1%}", "{:.3f}", "{:,.1f}\N{MULTIPLICATION SIGN}"
+DECIMALS, TIMES = "{:.3f}", "{:,.1f}\N{MULTIPLICATION SIGN}"
 FACE_FIGURES = (
     ("AffectNet accuracy, 8 classes", "affectnet", "accuracy_8", PERCENT),
     ("AffectNet accuracy, 7 classes", "affectnet", "accuracy_7", PERCENT),
@@ -118,10 +109,8 @@ def write_report(out: Path) -> Path:
     """
     results, predictions = read_results(out), read_predictions(out)
     runs = results.get("provenance", {}).get("runs", {})
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string((files("launch") / "report.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = render(
+        "report.html",
         subject=subject(results),
         headlines=headlines(results),
         tables=tables(results),
@@ -147,15 +136,7 @@ def write_report(out: Path) -> Path:
 
 def print_table(results: Mapping[str, Any]) -> None:
     """Print the summary tables in the terminal."""
-    for table in tables(results).values():
-        drawn = rich.table.Table(
-            title=Text(table.title), title_justify="left", box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
-        for i, column in enumerate(table.columns):
-            drawn.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
-        for row in table.rows:
-            drawn.add_row(*row)
-        rich.print(drawn)
+    print_tables(tables(results).values())
 
 
 def read_results(out: Path) -> dict[str, Any]:
@@ -181,25 +162,6 @@ def read_predictions(out: Path) -> dict[str, np.ndarray]:
 # ---------------------------------------- results to rows ----------------------------------------
 
 CORPORA = {"affectnet": "AffectNet", "fec": "FEC", "recola": "RECOLA"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells ready to be shown; the first column names the rows."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def of(cls, title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> "Table":
-        """A table without the rows and columns that are empty."""
-        filled = [i for i in range(len(columns)) if any(cells[i] for cells in rows.values())]
-        return cls(
-            title,
-            ("", *(columns[i] for i in filled)),
-            tuple((label, *(cells[i] or "\N{EN DASH}" for i in filled)) for label, cells in rows.items() if any(cells)),
-        )
 
 
 def tables(results: Mapping[str, Any]) -> dict[str, Table]:
@@ -290,13 +252,6 @@ def face_corpora(results: Mapping[str, Any]) -> list[str]:
     return [name for key, name in names.items() if results.get(key)]
 
 
-def show(value: float | None, form: str, unit: float = 1.0) -> str:
-    """A figure as text; nothing where there is no figure."""
-    if value is None or math.isnan(value):
-        return ""
-    return form.format(value * unit).replace("%", "\N{NARROW NO-BREAK SPACE}%")
-
-
 def find(results: Mapping[str, Any], *path: str) -> Any:
     """What lies at a path of nested mappings, or None."""
     found: Any = results
@@ -320,37 +275,7 @@ def _face_table(title: str, figures: Iterable[tuple[str, str, str, str]], result
 # ------------------------------------ predictions to pictures ------------------------------------
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a line looks: colour as drawn, what the page puts in its place, dashes, width in points, layer."""
-
-    colour: str
-    css: str
-    dashes: tuple[float, ...] = ()
-    width: float = 1.3
-    layer: int = 3
-
-
-TEXT = Style("#010203", "currentColor")
-RULE = Style("#040506", "var(--rule)", width=0.7)
-GOLD_STANDARD = Style("#070809", "var(--gold-standard)", width=2.8, layer=2)
-LINES = (
-    Style("#0072b2", "var(--blue)", width=1.5, layer=4),
-    Style("#d55e00", "var(--vermilion)", (4.0, 2.0)),
-    Style("#009e73", "var(--green)", (1.2, 1.4)),
-)
-"""Hues of Okabe & Ito that all readers tell apart; the dashes tell them apart in grey as well."""
-TRACE_STYLES = {"gold_standard": GOLD_STANDARD, **dict(zip(("fused", "face", "voice"), LINES, strict=True))}
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
-
-    label: str
-    x: Sequence[float] | np.ndarray
-    y: Sequence[float] | np.ndarray
-    style: Style
+TRACE_STYLES = {"gold_standard": GOLD_STANDARD, **dict(zip(("fused", "face", "voice"), LINES, strict=False))}
 
 
 def training_curves(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -371,7 +296,7 @@ def training_curves(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dic
                 if any(key in row for row in log)
             ]
             if lines:
-                drawing = draw([("", lines)], f"{name}: {title}", "step", inches=(2.8, 1.75))
+                drawing = draw_lines([("", lines)], f"{name}: {title}", "step", inches=(2.8, 1.75))
                 charts.append({"title": title, "lines": lines, "drawing": drawing})
         if charts:
             curves[name] = charts
@@ -402,68 +327,8 @@ def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, A
                 values = predictions[f"recola/{name}/{kind}"][:, i]
                 lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style))
             panels.append((dimension, lines))
-        traces[name] = draw(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)
+        traces[name] = draw_lines(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)
     return traces
-
-
-def draw(
-    panels: Sequence[tuple[str, Sequence[Line]]],
-    description: str,
-    x_label: str,
-    inches: tuple[float, float],
-    limit: float | None = None,
-) -> Markup:
-    """Charts above each other over one x axis, as an SVG element that takes font and colours from the page.
-
-    Args:
-        panels: label of the y axis, and lines, of each chart.
-        description: for readers who don't see it.
-        x_label: what x is, with its unit.
-        inches: width and height.
-        limit: y goes from -limit to limit; None fits the lines.
-    """
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": description, "path.simplify_threshold": 0.3}
-    with matplotlib.rc_context(settings | {"font.size": 8.5}):
-        figure = Figure(figsize=inches, layout="constrained")
-        axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-        for ax, (label, lines) in zip(axes, panels, strict=True):
-            for line in lines:
-                s = line.style
-                dashes = (0, s.dashes) if s.dashes else "solid"
-                marker = "o" if len(line.x) <= 20 else None
-                ax.plot(line.x, line.y, color=s.colour, ls=dashes, lw=s.width, marker=marker, ms=3, zorder=s.layer)
-            ax.set_ylabel(label, color=TEXT.colour)
-            ax.grid(color=RULE.colour, linewidth=RULE.width)
-            ax.tick_params(length=0, labelcolor=TEXT.colour)
-            ax.spines[:].set_visible(False)
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            ax.yaxis.set_major_locator(MaxNLocator(5))
-            ax.margins(x=0.01)
-            if limit:
-                ax.set_ylim(-limit, limit)
-        axes[-1].set_xlabel(x_label, color=TEXT.colour)
-        figure.align_ylabels()
-        file = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return Markup(_for_the_page(file.getvalue(), description))  # noqa: S704 - what is not ours in it is escaped
-
-
-def _for_the_page(svg: str, description: str) -> str:
-    """The SVG element alone, scalable, to a tenth of a point, in the page's colours and font.
-
-    Ids of groups are taken out, for they would repeat on the page.
-    """
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
-    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-    for style in (TEXT, RULE, *TRACE_STYLES.values()):
-        svg = svg.replace(style.colour, style.css)
-    return svg
 
 
 def confusions(predictions: Mapping[str, np.ndarray]) -> dict[str, list[list[tuple[float, int]]]]:
@@ -487,7 +352,7 @@ def sample_faces(predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     parts = (predictions[f"{name}/sample_{part}"] for part in ("images", "labels", "probabilities"))
     return [
         {
-            "png": png_base64(image),
+            "image": data_uri(png(image), "png"),
             "label": EXPRESSIONS[label],
             "predicted": EXPRESSIONS[probabilities.argmax()],
             "probability": show(probabilities.max(), "{:.0%}"),
@@ -496,8 +361,8 @@ def sample_faces(predictions: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     ]
 
 
-def png_base64(image_HxWx3: np.ndarray) -> str:
-    """An image, uint8 (H, W, 3) RGB, as PNG in base64."""
+def png(image_HxWx3: np.ndarray) -> bytes:
+    """An image, uint8 (H, W, 3) RGB, as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image_HxWx3).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()

@@ -18,6 +18,8 @@ from avemo.stages.student import Distillation
 from avemo.stages.supervision import FaceTraining, class_weights
 from avemo.training import Stage
 from data_pipelines import loaders
+from data_pipelines.loaders import ClipSet, FaceSet
+from data_pipelines.records import open_split
 from launch.checkpoints import Checkpoints
 from launch.embeddings import Embedder, embed_recordings, face_embedder
 from launch.errors import LaunchError
@@ -59,8 +61,19 @@ class Run:
 
 
 @dataclass(frozen=True)
-class TrainTeacher(Run):
-    """Train the face teacher on AffectNet's labels and FEC's triplets.
+class FaceRun(Run):
+    """What every training of a face network is told.
+
+    Attributes:
+        faces: whose labels it learns from: AffectNet's, or your own (`avemo prepare faces`).
+    """
+
+    faces: FaceSet = "affectnet"
+
+
+@dataclass(frozen=True)
+class TrainTeacher(FaceRun):
+    """Train the face teacher on AffectNet's labels (or your own) and FEC's triplets.
 
     Attributes:
         config: the training itself.
@@ -71,13 +84,13 @@ class TrainTeacher(Run):
     def __call__(self) -> None:
         """Train to the last step."""
         config = self.config
-        record = RunRecord.new("teacher", self.preset, self.seed, config, face_inputs(self.data, config))
-        weights = class_weights(loaders.class_counts(self.data), config.supervision.class_weighting)
+        record = RunRecord.new("teacher", self.preset, self.seed, config, face_inputs(self))
+        weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         train_faces(self, record, config, teacher.build(config, weights, self.seed))
 
 
 @dataclass(frozen=True)
-class TrainStudent(Run):
+class TrainStudent(FaceRun):
     """Distil a teacher into a student.
 
     Attributes:
@@ -91,9 +104,9 @@ class TrainStudent(Run):
     def __call__(self) -> None:
         """Train to the last step."""
         config = self.config
-        inputs = face_inputs(self.data, config) | {"teacher": run_input(self.teacher)}
+        inputs = face_inputs(self) | {"teacher": run_input(self.teacher)}
         record = RunRecord.new("student", self.preset, self.seed, config, inputs)
-        weights = class_weights(loaders.class_counts(self.data), config.supervision.class_weighting)
+        weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         teacher_network, teacher_variables = load_face_network(self.teacher, data_mesh())
         try:
             stage = student.build(config, weights, self.seed, teacher_network, teacher_variables)
@@ -104,14 +117,16 @@ class TrainStudent(Run):
 
 @dataclass(frozen=True)
 class TrainFusion(Run):
-    """Train audio encoder, fusion and recurrent core on RECOLA, over a frozen face network.
+    """Train audio encoder, fusion and recurrent core on RECOLA (or your own clips), over a frozen face network.
 
     Attributes:
         face: run of the student (or teacher) whose embeddings are used.
+        clips: which recordings it learns from: RECOLA's, or your own (`avemo prepare clips`).
         config: the training itself.
     """
 
     face: Path = tyro.MISSING
+    clips: ClipSet = "recola"
     config: Annotated[FusionTraining, arg(name="")] = fusion.PAPER
 
     def __call__(self) -> None:
@@ -120,13 +135,13 @@ class TrainFusion(Run):
         check_batch_size(mesh, batch_size=config.batch_size)
         network, variables = load_face_network(self.face, mesh)
         check_face_size(config, network, self.face)
-        inputs = {"recola": loaders.fingerprint(self.data, "recola"), "face": run_input(self.face)}
+        inputs = {self.clips: loaders.fingerprint(self.data, self.clips), "face": run_input(self.face)}
         record = RunRecord.new("fusion", self.preset, self.seed, config, inputs)
         if not start_run(self.out, record, config.steps, self.resume):
             return
 
         embed = face_embedder(network, variables, mesh)
-        parts = {split: load_embedded(self.data, split, network, embed) for split in ("train", "dev")}
+        parts = {split: load_embedded(self.data, self.clips, split, network, embed) for split in ("train", "dev")}
         dev = fusion_batches(parts["dev"], config.delay_frames, mesh)
         stage = fusion.build(config, self.seed)
         evaluator = Evaluator(stage.eval_step, mesh)
@@ -159,23 +174,26 @@ class TrainFusion(Run):
         )
 
 
-def train_faces(run: Run, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
-    """What teacher and student have in common: faces in, AffectNet and FEC figures out."""
+def train_faces(run: FaceRun, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
+    """What teacher and student have in common: faces in, figures on labelled faces and on FEC out."""
     mesh = data_mesh()
-    for corpus in record.inputs.keys() & {"affectnet", "fec"}:
+    for corpus in record.inputs.keys() & {run.faces, "fec"}:
         check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size}
-    streams = {"affectnet": loaders.face_batches(run.data, batch_size=config.batch_size, seed=run.seed)}
+    batches = loaders.face_batches(run.data, batch_size=config.batch_size, seed=run.seed, name=run.faces)
+    streams = {"affectnet": batches}
     if config.triplet_batch_size:
         sizes["triplet_batch_size"] = config.triplet_batch_size
         streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size, seed=run.seed)
     check_batch_size(mesh, **sizes)
+    open_split(run.data, run.faces, "validation")  # if there is none, it is told now and not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
         return
     evaluator = Evaluator(stage.eval_step, mesh)
 
     def evaluate(variables: Any) -> dict[str, float]:
-        return face_results(score_faces(evaluator, variables, run.data, with_fec=bool(config.triplet_batch_size)))
+        with_fec = bool(config.triplet_batch_size)
+        return face_results(score_faces(evaluator, variables, run.data, run.faces, with_fec))
 
     train(
         name=record.stage,
@@ -191,10 +209,10 @@ def train_faces(run: Run, record: RunRecord, config: FaceTraining, stage: Stage)
     )
 
 
-def face_inputs(data: Path, config: FaceTraining) -> dict[str, Any]:
-    """Fingerprints of the data a face network learns from."""
-    names = ("affectnet", "fec") if config.triplet_batch_size else ("affectnet",)
-    return {name: loaders.fingerprint(data, name) for name in names}
+def face_inputs(run: TrainTeacher | TrainStudent) -> dict[str, Any]:
+    """Fingerprints of the data a face network learns from, by the name of the dataset."""
+    names = (run.faces, "fec") if run.config.triplet_batch_size else (run.faces,)
+    return {name: loaders.fingerprint(run.data, name) for name in names}
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
@@ -221,11 +239,11 @@ def finished_variables(run: Path, steps: int, like: Any, mesh: Mesh) -> Any:
         return checkpoints.restore_variables(like, mesh)
 
 
-def load_embedded(data: Path, split: str, network: FaceConfig, embed: Embedder) -> list[dict[str, Any]]:
-    """All recordings of a RECOLA partition with the face network's embeddings in place of their frames."""
-    check_image_size(data, "recola", network.image_size)
+def load_embedded(data: Path, clips: ClipSet, split: str, network: FaceConfig, embed: Embedder) -> list[dict[str, Any]]:
+    """All recordings of a split with the face network's embeddings in place of their frames."""
+    check_image_size(data, clips, network.image_size)
     recordings: Iterable[Mapping[str, Any]] = tqdm(
-        loaders.recordings(data, split), desc=f"embed {split} faces", unit="recording"
+        loaders.recordings(data, split, clips), desc=f"embed {split} faces", unit="recording"
     )
     return list(embed_recordings(recordings, embed))
 

@@ -1,7 +1,7 @@
 """Learning a face network from labels: what the teacher does, and what a student does beside imitating it.
 
 A batch is `{"affectnet": …, "fec": …}`; a run without FEC has no "fec". Faces of both travel through the network in
-one forward pass, AffectNet's first.
+one forward pass, AffectNet's first. People's own labelled faces may stand in AffectNet's place.
 """
 
 from collections.abc import Mapping
@@ -79,7 +79,7 @@ def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
     exponent = {"none": 0.0, "inverse_square_root": 0.5, "inverse_frequency": 1.0}[weighting]
     counts = np.asarray(class_counts, np.float64)
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -exponent, 0.0)
-    return (weights * counts.sum() / (weights * counts).sum()).astype(np.float32)
+    return (weights * counts.sum() / max((weights * counts).sum(), 1.0)).astype(np.float32)
 
 
 def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfig) -> jax.Array:
@@ -117,9 +117,10 @@ def label_losses(
     affectnet, fec = split_outputs(outputs, batch)
     labels = batch["affectnet"]
     result = {
-        "expression": losses.classification_loss(
-            affectnet["expression"], labels["expression"], jnp.asarray(class_weights_K)
-        ).mean(),
+        "expression": losses.masked_mean(
+            losses.classification_loss(affectnet["expression"], labels["expression"], jnp.asarray(class_weights_K)),
+            labels["expression_valid"],
+        ),
         "valence_arousal": losses.masked_mean(
             losses.valence_arousal_loss(affectnet["valence_arousal"], labels["valence_arousal"]),
             labels["valence_arousal_valid"],
@@ -136,9 +137,10 @@ def label_losses(
 def evaluate_affectnet(network: Any, variables: Any, batch: Batch) -> dict[str, Any]:
     """Mergeable metrics of one AffectNet evaluation batch, and nothing from rows whose "valid" is False."""
     outputs = network.apply(variables, centre_crop(batch["image"], network.config.image_size), train=False)
-    has_labels_B = batch["valid"] & batch["valence_arousal_valid"]
-    return metrics.expression_confusions(outputs["expression"], batch["expression"], batch["valid"]) | {
-        "valence_arousal": metrics.Regression.of(outputs["valence_arousal"], batch["valence_arousal"], has_labels_B)
+    has_class_B = batch["valid"] & batch["expression_valid"]
+    has_pair_B = batch["valid"] & batch["valence_arousal_valid"]
+    return metrics.expression_confusions(outputs["expression"], batch["expression"], has_class_B) | {
+        "valence_arousal": metrics.Regression.of(outputs["valence_arousal"], batch["valence_arousal"], has_pair_B)
     }
 
 

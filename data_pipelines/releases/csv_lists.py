@@ -18,15 +18,19 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
         The cells of every row, without blanks around them; an empty list for an empty line.
 
     Raises:
-        DataError: A line is no UTF-8 or no CSV.
+        DataError: The file can't be read, or a line is no UTF-8 or no CSV (such as one that opens a quotation and
+            never ends it).
     """
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
-        reader = csv.reader(_utf8_lines(handle, path), delimiter=delimiter)
-        try:
-            for row in reader:
-                yield [cell.strip() for cell in row]
-        except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); fetch the file anew") from error
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
+            reader = csv.reader(_utf8_lines(handle, path), delimiter=delimiter, strict=True)
+            try:
+                for row in reader:
+                    yield [cell.strip() for cell in row]
+            except csv.Error as error:
+                raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); fetch the file anew") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from error
 
 
 def _utf8_lines(lines: Iterable[str], path: Path) -> Iterator[str]:

@@ -1,26 +1,38 @@
-"""RECOLA's public release: recordings with sound, video and the traces of six raters.
+"""RECOLA in the three forms in which it was released: recordings with sound, video and labels at 25 Hz.
 
-A trace has one label more than the recording has frames (7,501 against 7,500). The label at t = k · 0.04 s
-belongs to frame k, which begins then; the last label, at the very end, belongs to no frame and is dropped.
+The forms differ in where things lie and in what is released: the public one has the traces of six raters, those of
+the AVEC challenges a gold standard and, beside it, usually the raters' traces.
 """
 
-from collections.abc import Iterator
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
+from avemo.labels import DIMENSIONS
 from data_pipelines.errors import DataError
-from data_pipelines.releases.csv_lists import csv_rows
+from data_pipelines.releases.items import Recording, Skip
+from data_pipelines.releases.traces import check_same_labels, read_gold_standard, read_ratings, stack_dimensions
 
-Partition = Literal["A", "B"]
+Form = Literal["public", "avec2016", "avec2018"]
 Split = Literal["train", "dev", "test"]
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+FORMS: tuple[Form, ...] = get_args(Form)
+SPLITS: tuple[Split, ...] = get_args(Split)
 
-PARTITIONS: dict[Partition, dict[Split, tuple[int, ...]]] = {
+LABEL_RULE = (
+    "labels that begin at 0 s: the label at k/25 s belongs to frame k, which begins then; the last label lies at the "
+    "very end, belongs to no frame and is dropped (7,501 labels, 7,500 frames). Labels that begin at 0.04 s: the label "
+    "at (k+1)/25 s belongs to frame k, which ends then; none is dropped"
+)
+"""Which label belongs to which frame. The second half is our choice: every trace known to us begins at 0 s."""
+
+PARTITIONS: dict[Literal["A", "B"], dict[Split, tuple[int, ...]]] = {
     "A": {
         "train": (45, 46, 48, 56, 58, 62, 64, 65),
         "dev": (28, 30, 34, 37, 39, 41, 42, 43),
@@ -32,131 +44,242 @@ PARTITIONS: dict[Partition, dict[Split, tuple[int, ...]]] = {
         "test": (42, 65, 21, 37),
     },
 }
-"""Participants per split in the two partitions in use. Results on different partitions are not comparable."""
-
-_ANNOTATIONS = Path("RECOLA-Annotation") / "emotional_behaviour"
-_AUDIO = Path("RECOLA-Audio-recordings")
-_VIDEO = Path("RECOLA-Video-recordings")
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """One participant's recording.
-
-    Attributes:
-        name: P16 … P65.
-        split: Where the partition puts it.
-        audio: The sound file.
-        video: The video file.
-        raters: The raters' names, in the order of the ratings.
-        ratings: float32, T×R×2: every rater's trace at 25 Hz, in the order of `avemo.labels.DIMENSIONS`.
-    """
-
-    name: str
-    split: Split
-    audio: Path
-    video: Path
-    raters: tuple[str, ...]
-    ratings: np.ndarray
+"""Participants per split in the two partitions of the public release in use; results on them aren't comparable."""
 
 
 @dataclass(frozen=True)
-class Skip:
-    """A recording that can't be used.
+class Partition:
+    """Who is in which split.
 
     Attributes:
-        key: Its name.
-        split: Where the partition puts it; None if nowhere.
-        reason: Why it can't be used.
+        name: "A", "B", "avec", or "custom: …" with the name of the file.
+        members: The names of the recordings in each split.
     """
 
-    key: str
-    split: Split | None
-    reason: str
+    name: str
+    members: Mapping[Split, tuple[str, ...]]
 
 
-def check_source(root: Path) -> None:
-    """Raises DataError unless the folder is a RECOLA release."""
-    for folder in (*(_ANNOTATIONS / dimension for dimension in DIMENSIONS), _AUDIO, _VIDEO):
-        if not (root / folder).is_dir():
-            raise DataError(f"{root}: no RECOLA release here; looked for {folder}")
+def load_partition(text: str) -> Partition:
+    """The partition of that name, or that of a file.
+
+    Args:
+        text: "A" or "B", see `PARTITIONS`; "avec", the challenges' own: train_1 … train_9, dev_1 … dev_9,
+            test_1 … test_9; or the path of a JSON file {"train": ["P16", …], "dev": […], "test": […]}, in which a
+            split may be left out.
+
+    Returns:
+        The partition.
+
+    Raises:
+        DataError: It is none of these, the file is not as it must be, or a name stands in it twice.
+    """
+    if text in ("A", "B"):
+        numbers = PARTITIONS["A" if text == "A" else "B"]
+        return Partition(text, {split: tuple(f"P{number}" for number in numbers[split]) for split in SPLITS})
+    if text == "avec":
+        return Partition(text, {split: tuple(f"{split}_{number}" for number in range(1, 10)) for split in SPLITS})
+    return _read_partition(Path(text))
 
 
-def read_recordings(root: Path, partition: Partition) -> Iterator[Recording | Skip]:
+def detect_form(root: Path) -> Form:
+    """Which form of the release a folder holds, by looking.
+
+    Raises:
+        DataError: None or several.
+    """
+    found = [form for form in FORMS if (root / _LAYOUTS[form].must_have).is_dir()]
+    if not found:
+        wanted = ", ".join(f"{_LAYOUTS[form].must_have} ({form})" for form in FORMS)
+        raise DataError(f"{root}: no RECOLA release here; looked for {wanted}")
+    if len(found) > 1:
+        raise DataError(f"{root}: holds several forms of RECOLA ({', '.join(found)}); say which to take")
+    return found[0]
+
+
+def check_source(root: Path, form: Form) -> None:
+    """Raises DataError unless the folder holds a RECOLA release of that form."""
+    layout = _LAYOUTS[form]
+    _dimension_folders(root / layout.must_have)
+    if not (root / layout.audio).is_dir() and not (root / layout.video).is_dir():
+        raise DataError(f"{root}: no recordings here; looked for {layout.audio} and {layout.video}")
+
+
+def read_recordings(root: Path, form: Form, partition: Partition) -> Iterator[tuple[Split | None, Recording | Skip]]:
     """Reads all recordings of a release, sorted by name.
+
+    A recording without a sound file or without a video is one all the same. Missing labels are not filled in.
 
     Args:
         root: The folder that the release was unpacked into.
-        partition: "A" or "B", see `PARTITIONS`.
+        form: What the folder holds, see `detect_form`.
+        partition: Who is in which split.
 
     Yields:
-        A `Recording`, or a `Skip` where a file is missing or the partition doesn't know the name, for every
+        Split (None: in no split of the partition) and a `Recording`, or a `Skip` where it can't be used, for every
         name that occurs in the partition or among annotations, sound files and videos.
 
     Raises:
-        DataError: The folder is no RECOLA release, or an annotation file is not as it must be.
+        DataError: The folder holds no such release, or nothing of the partition, or a file of labels is not as it
+            must be.
     """
-    check_source(root)
-    splits = {f"P{number}": split for split, numbers in PARTITIONS[partition].items() for number in numbers}
-    files = {
-        "valence annotation": _files(root / _ANNOTATIONS / "valence", ".csv"),
-        "arousal annotation": _files(root / _ANNOTATIONS / "arousal", ".csv"),
-        "sound": _files(root / _AUDIO, ".wav"),
-        "video": _files(root / _VIDEO, ".mp4"),
-    }
-    for name in sorted(set(splits).union(*files.values())):
-        missing = [kind for kind, found in files.items() if name not in found]
-        if name not in splits:
-            yield Skip(name, None, f"not in partition {partition}")
-        elif missing:
-            yield Skip(
-                name,
-                splits[name],
-                "absent" if len(missing) == len(files) else f"without {', '.join(missing)}",
-            )
+    check_source(root, form)
+    splits: dict[str, Split] = {name: split for split in SPLITS for name in partition.members.get(split, ())}
+    files = _find_files(root, _LAYOUTS[form])
+    names = set().union(*files.labels.values(), files.audio, files.video)
+    if not names & set(splits):
+        found = ", ".join([*sorted(names)[:3], "…"]) if names else "nothing"
+        raise DataError(f"{root}: no recording of partition {partition.name} here, found {found}; choose another one")
+    for name in sorted(names | set(splits)):
+        split = splits.get(name)
+        if split is None:
+            yield None, Skip(name, f"not in partition {partition.name}")
+        elif name not in names:
+            yield split, Skip(name, "absent")
         else:
-            raters, ratings = _read_ratings(files["valence annotation"][name], files["arousal annotation"][name])
-            yield Recording(name, splits[name], files["sound"][name], files["video"][name], raters, ratings)
+            yield split, _read_recording(name, split, files)
 
 
-def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == suffix}
+@dataclass(frozen=True)
+class _Layout:
+    """Where things lie in one form of the release. Folders of labels have one folder for each dimension."""
+
+    ratings: Path
+    gold_standard: Path | None
+    audio: Path
+    video: Path
+
+    @property
+    def must_have(self) -> Path:
+        """The labels without which it isn't this form."""
+        return self.gold_standard or self.ratings
 
 
-def _read_ratings(valence: Path, arousal: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """The traces of both dimensions as T×R×2, without the last label."""
-    raters, valence_traces = _read_traces(valence)
-    other_raters, arousal_traces = _read_traces(arousal)
-    if raters != other_raters:
-        raise DataError(f"{arousal}: raters {', '.join(other_raters)}, but {valence} has {', '.join(raters)}")
-    if len(valence_traces) != len(arousal_traces):
-        raise DataError(f"{arousal}: {len(arousal_traces)} labels, but {valence} has {len(valence_traces)}")
-    return raters, np.stack([valence_traces, arousal_traces], axis=-1)[:-1].astype(np.float32)
+_AVEC_AUDIO, _AVEC_VIDEO = Path("recordings_audio"), Path("recordings_video")
+_LAYOUTS: dict[Form, _Layout] = {
+    "public": _Layout(
+        Path("RECOLA-Annotation/emotional_behaviour"),
+        None,
+        Path("RECOLA-Audio-recordings"),
+        Path("RECOLA-Video-recordings"),
+    ),
+    "avec2016": _Layout(Path("ratings_individual"), Path("ratings_gold_standard"), _AVEC_AUDIO, _AVEC_VIDEO),
+    "avec2018": _Layout(Path("labels/individual"), Path("labels/gs_1"), _AVEC_AUDIO, _AVEC_VIDEO),
+}
 
 
-def _read_traces(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
-    """The raters' names and their traces of one dimension (N+1 × R), after checking times and range."""
-    rows = [row for row in map(_without_last_blanks, csv_rows(path, delimiter=";")) if row]
-    header = rows[0] if rows else []
-    if len(header) < 2 or header[0] != "time" or "" in header:
-        raise DataError(f"{path}: the header must be time;rater;rater…, not {';'.join(header) or 'empty'}")
-    raters = tuple(header[1:])
+@dataclass(frozen=True)
+class _Files:
+    """What a release holds, by the recordings' names. Ratings or gold standards: none, or one dict per dimension."""
+
+    ratings: list[dict[str, Path]]
+    gold_standards: list[dict[str, Path]]
+    audio: dict[str, Path]
+    video: dict[str, Path]
+
+    @property
+    def labels(self) -> dict[str, dict[str, Path]]:
+        """All that makes up the annotation of a recording, by what it is."""
+        kind = "ratings" if self.gold_standards else "annotation"
+        return {
+            f"{dimension} {what}": paths
+            for what, folders in ((kind, self.ratings), ("gold standard", self.gold_standards))
+            for dimension, paths in zip(DIMENSIONS, folders, strict=False)
+        }
+
+
+def _find_files(root: Path, layout: _Layout) -> _Files:
+    ratings, gold_standard = root / layout.ratings, layout.gold_standard
+    has_ratings = gold_standard is None or ratings.is_dir()
+    return _Files(
+        [_files(folder, ".csv") for folder in _dimension_folders(ratings)] if has_ratings else [],
+        [_files(folder, ".arff", ".csv") for folder in _dimension_folders(root / gold_standard)]
+        if gold_standard
+        else [],
+        _files(root / layout.audio, ".wav"),
+        _files(root / layout.video, ".mp4"),
+    )
+
+
+def _dimension_folders(folder: Path) -> list[Path]:
+    """The folders of valence and arousal, in `folder` or further down, in the order of `DIMENSIONS`."""
+    for candidate in (folder, *sorted(path for path in folder.rglob("*") if path.is_dir())):
+        folders = [candidate / dimension for dimension in DIMENSIONS]
+        if all(path.is_dir() for path in folders):
+            return folders
+    found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+    raise DataError(
+        f"{folder}: no labels here; looked for the folders {' and '.join(DIMENSIONS)}, found {found or 'nothing'}"
+    )
+
+
+def _files(folder: Path, *suffixes: str) -> dict[str, Path]:
+    """Files with these suffixes by the name of their recording; hidden ones, as macOS leaves them, are none."""
+    if not folder.is_dir():
+        return {}
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes and path.name[0] != "."]
+    files = {path.stem: path for path in paths}
+    if len(files) < len(paths):
+        twice = min(path.stem for path in paths if files[path.stem] != path)
+        raise DataError(f"{folder}: {twice} is there twice, with different suffixes; keep one")
+    return files
+
+
+def _read_recording(name: str, split: Split, files: _Files) -> Recording | Skip:
+    missing = [kind for kind, paths in files.labels.items() if name not in paths]
+    if files.gold_standards and name.startswith("test_") and len(missing) == len(files.labels):
+        return Skip(name, "without annotation (the challenge's test labels were never public)")
+    if not missing and name not in files.audio and name not in files.video:
+        missing = ["sound", "video"]
+    if missing:
+        return Skip(name, f"without {', '.join(missing)}")
+    ratings = [read_ratings(paths[name]) for paths in files.ratings]
+    gold_standards = [read_gold_standard(paths[name], name) for paths in files.gold_standards]
+    every = ratings + gold_standards
+    for traces in every[1:]:
+        check_same_labels(every[0], traces)
+    dropped = 1 if every[0].first == 0 else 0
+    stacked = [stack_dimensions(*pair) for pair in (ratings, gold_standards) if pair]
+    stacked = [labels[: len(labels) - dropped].astype(np.float32) for labels in stacked]
+    gaps = sum(int(np.isnan(labels).sum()) for labels in stacked)
+    if gaps:
+        return Skip(name, f"labels missing: {gaps}")
+    return Recording(
+        name,
+        split,
+        files.video.get(name),
+        files.audio.get(name),
+        ratings[0].columns if ratings else (),
+        stacked[0] if ratings else np.zeros((len(stacked[0]), 0, 2), np.float32),
+        stacked[-1][:, 0] if gold_standards else None,
+        labels_dropped=dropped,
+    )
+
+
+def _read_partition(path: Path) -> Partition:
+    """A partition from a JSON file."""
     try:
-        if any(len(row) != len(header) for row in rows):
-            raise ValueError("rows differ in length")
-        table = np.array(rows[1:], np.float64)
-    except ValueError as error:
-        raise DataError(f"{path}: a row is not {len(header)} numbers; fetch the file anew") from error
-    if len(table) < 2:
-        raise DataError(f"{path}: {len(table)} labels; a recording has at least two")
-    times, traces = table[:, 0], table[:, 1:]
-    if not np.allclose(times, np.arange(len(times)) / FRAME_RATE_HZ, atol=0.005):
-        raise DataError(f"{path}: labels must lie {1 / FRAME_RATE_HZ} s apart and begin at 0 s; resample them first")
-    if not (np.abs(traces) <= 1).all():
-        raise DataError(f"{path}: ratings must lie in [-1, 1]; this file has other values")
-    return raters, traces
+        text = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no partition; choose A, B, avec, or a JSON file with train, dev and test") from error
+    try:
+        members = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:  # Broken, no Unicode, a split that stands there twice, too deep.
+        raise DataError(f"{path}: no JSON of a partition ({' '.join(str(error).split())})") from error
+    if not isinstance(members, dict) or set(members) - set(SPLITS):
+        raise DataError(f'{path}: a partition is {{"train": […], "dev": […], "test": […]}}, nothing else')
+    for split, part in members.items():
+        if not isinstance(part, list) or not all(isinstance(name, str) and name.isprintable() for name in part):
+            raise DataError(f'{path}: split {split} must be a list of names, such as ["P16", "P17"]')
+    names = Counter(itertools.chain(*members.values()))
+    twice = sorted(name for name, times in names.items() if times > 1)
+    if twice or not names or "" in names:
+        raise DataError(f"{path}: every name must stand there once, in one split; twice: {', '.join(twice) or 'none'}")
+    return Partition(f"custom: {path.name}", {split: tuple(members.get(split, ())) for split in SPLITS})
 
 
-def _without_last_blanks(cells: list[str]) -> list[str]:
-    """The cells of a row up to the last that isn't empty."""
-    return cells[: 1 + max((place for place, cell in enumerate(cells) if cell), default=-1)]
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no key stands twice."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return dict(pairs)

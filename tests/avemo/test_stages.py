@@ -44,6 +44,7 @@ def faces(count=8, triplets=4):
         "affectnet": {
             "image": jnp.asarray(rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)),
             "expression": jnp.arange(count, dtype=jnp.int32) % 8,
+            "expression_valid": jnp.ones(count, bool),
             "valence_arousal": jnp.asarray(rng.uniform(-1, 1, (count, 2)).astype(np.float32)),
             "valence_arousal_valid": jnp.ones(count, bool),
         },
@@ -124,21 +125,26 @@ def test_without_fec_alpha_plays_no_part():
     assert float(terms["labels"]) == pytest.approx(float(terms["expression"] + terms["valence_arousal"]))
 
 
-def test_missing_valence_arousal_is_masked_whatever_it_holds():
+@pytest.mark.parametrize(("label", "other"), [("expression", 0), ("valence_arousal", -2.0)])
+def test_a_missing_label_is_masked_whatever_it_holds(label, other):
     batch = faces()
     outputs = outputs_of(batch)
-    labels = batch["affectnet"]
-    valid = labels["valence_arousal_valid"].at[3].set(False)
+    labels = batch["affectnet"] | {f"{label}_valid": batch["affectnet"][f"{label}_valid"].at[3].set(False)}
     terms = [
-        label_losses(
-            outputs,
-            {**batch, "affectnet": {**labels, "valence_arousal_valid": valid, "valence_arousal": values}},
-            EVEN,
-            SupervisionConfig(),
-        )
-        for values in (labels["valence_arousal"], labels["valence_arousal"].at[3].set(-2.0))
+        label_losses(outputs, {**batch, "affectnet": labels | {label: values}}, EVEN, SupervisionConfig())
+        for values in (labels[label], labels[label].at[3].set(other))
     ]
-    assert terms[0]["valence_arousal"] == terms[1]["valence_arousal"]
+    assert terms[0][label] == terms[1][label]
+    assert terms[0][label] != label_losses(outputs, batch, EVEN, SupervisionConfig())[label]
+
+
+def test_faces_without_any_expression_teach_none():
+    batch = faces()
+    batch["affectnet"]["expression_valid"] = jnp.zeros(8, bool)
+    weights = class_weights((0,) * 8, "inverse_square_root")
+    terms = label_losses(outputs_of(batch), batch, weights, SupervisionConfig())
+    assert terms["expression"] == 0
+    assert float(terms["labels"]) > 0
 
 
 def test_class_weights_average_one_over_the_examples():
@@ -160,6 +166,18 @@ def test_evaluation_ignores_padding():
     padded["valid"] = jnp.arange(11) < 8
     one, other = (evaluate(variables, {"affectnet": part}) for part in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
+
+
+def test_evaluation_counts_each_face_by_the_labels_it_has():
+    network = FaceNetwork(NETWORK)
+    batch = faces()["affectnet"] | {
+        "valid": jnp.arange(8) != 7,
+        "expression_valid": jnp.arange(8) < 2,
+        "valence_arousal_valid": jnp.arange(8) > 2,
+    }
+    found = jax.jit(lambda v, b: supervision.evaluate_faces(network, v, {"affectnet": b}))(untrained(network), batch)
+    np.testing.assert_array_equal(found["confusion_8"].counts_KxK.sum(axis=1), [1, 1, 0, 0, 0, 0, 0, 0])
+    assert found["valence_arousal"].count == 4
 
 
 # --- fusion -------------------------------------------------------------------------------------------------

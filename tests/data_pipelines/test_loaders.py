@@ -13,7 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data_pipelines import loaders
-from data_pipelines.builders import AffectNetPreparation, FecPreparation, prepare_affectnet, prepare_fec
+from data_pipelines.builders.affectnet import AffectNetPreparation, prepare_affectnet
+from data_pipelines.builders.dataset_builder import Workers
+from data_pipelines.builders.fec import FecPreparation, prepare_fec
 from data_pipelines.errors import DataError
 from data_pipelines.releases.affectnet import COLUMNS
 from data_pipelines.releases.fec import photograph_path
@@ -40,22 +42,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lists.mkdir()
     for name in ("training.csv", "validation.csv"):
         (lists / name).write_text("\n".join(rows))
-    prepare_affectnet(root / "affectnet_source", root, AffectNetPreparation(size=32, processes=1))
+    prepare_affectnet(root / "affectnet_source", root, AffectNetPreparation(size=32), Workers(1))
 
     source = root / "fec_source"
     for number in range(13):
-        path = photograph_path(source, f"u{number}")
+        path = photograph_path(source, f"http://u/{number}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(flat(10 * number))
     kinds = ("ONE", "TWO", "THREE")
     triplets = [
-        ",".join(f"u{face},0,1,0,1" for face in (number, number + 1, number + 2))
+        ",".join(f"http://u/{face},0,1,0,1" for face in (number, number + 1, number + 2))
         + f",{kinds[number % 3]}_CLASS_TRIPLET,a,1"
         for number in range(11)
     ]
     for split in ("train", "test"):
         (source / f"faceexp-comparison-data-{split}-public.csv").write_text("\n".join(triplets))
-    prepare_fec(source, root, FecPreparation(size=32, processes=1))
+    prepare_fec(source, root, FecPreparation(size=32), Workers(1))
     return root
 
 
@@ -186,7 +188,7 @@ def test_what_is_not_there_is_named(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_tfds_reads_what_we_wrote(prepared: Path) -> None:
-    builder = tfds.builder_from_directory(prepared / "affectnet/1.0.0")
+    builder = tfds.builder_from_directory(prepared / "affectnet/2.0.0")
     record = builder.as_data_source(split="train")[3]
     assert record["expression"] == 3
     assert record["image"].shape == (32, 32, 3)
@@ -197,9 +199,9 @@ def test_tfds_reads_what_we_wrote(prepared: Path) -> None:
 
 def test_triplets_of_other_faces_are_refused(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared / "fec", tmp_path / "fec")
-    metadata = tmp_path / "fec/faces/1.0.0/metadata.json"
+    metadata = tmp_path / "fec/faces/2.0.0/metadata.json"
     metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"fingerprint": "of other faces"}))
-    with pytest.raises(DataError, match=r"fec/triplets/1\.0\.0: made for other faces .* avemo prepare fec"):
+    with pytest.raises(DataError, match=r"fec/triplets/2\.0\.0: made for other faces .* avemo prepare fec"):
         loaders.triplet_batches(tmp_path, batch_size=1, seed=0)
 
 

@@ -33,6 +33,22 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         load_sound(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("sample", [np.nan, np.inf])
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_samples_that_are_no_numbers_are_named(tmp_path: Path, sample: float, rate_hz: int) -> None:
+    samples = tone(rate_hz)
+    samples[7] = sample
+    soundfile.write(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav: holds samples that are no finite numbers"):
+        load_sound(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("samples", [0, 1, 2])
+def test_hardly_any_samples(tmp_path: Path, samples: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(44_100)[:samples], 44_100)
+    assert len(load_sound(tmp_path / "a.wav")) == min(samples, 1)
+
+
 @pytest.mark.parametrize("samples", [0, 1_279, 1_280, 5_000])
 def test_640_samples_per_frame(samples: int) -> None:
     waveform = np.arange(samples, dtype=np.float32)

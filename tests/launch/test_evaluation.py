@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avemo.metrics import Confusion, Regression
-from launch.evaluation import Evaluator, ccc_results, delayed, fusion_batches, regression_results, swap_voices
+from avemo.metrics import Confusion, Regression, expression_confusions
+from launch.evaluation import Evaluator, ccc_results, delayed, fusion_batches, label_results, swap_voices
 from launch.mesh import data_mesh
 
 
@@ -90,5 +90,15 @@ def test_both_poolings_by_hand():
 
 
 def test_figures_of_nothing_are_left_out():
-    nothing = Regression.of(jnp.zeros((2, 2)), jnp.zeros((2, 2)), jnp.zeros(2, bool))
-    assert regression_results(jax.device_get(nothing)) == {}
+    nothing, some = jnp.zeros(2, bool), jnp.ones(2, bool)
+    logits, labels, pairs = jnp.eye(2, 8), jnp.zeros(2, jnp.int32), jnp.asarray([[0.1, 0.2], [0.3, 0.5]])
+
+    def figures(has_class, has_pair):
+        metrics = expression_confusions(logits, labels, has_class)
+        return set(label_results(jax.device_get(metrics | {"valence_arousal": Regression.of(pairs, pairs, has_pair)})))
+
+    assert figures(nothing, nothing) == set()
+    assert figures(some, nothing) == {"accuracy_8", "accuracy_7", "macro_f1_8", "macro_f1_7"}
+    assert figures(nothing, some) == {
+        f"{name}_{dimension}" for name in ("rmse", "pearson", "ccc", "sagr") for dimension in ("valence", "arousal")
+    }
