@@ -10,6 +10,7 @@ from avemo.stages import fusion, student, teacher
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
+from launch.fetch import Fetch
 from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
@@ -44,6 +45,7 @@ def command_tree(preset: str | None) -> Any:
                 recola=SynthesizeRecola,
             ),
         ),
+        fetch=Fetch,
         prepare=(
             "Turn a corpus as it was released, or your own data, into ArrayRecord.",
             _group(

@@ -20,6 +20,9 @@ from launch.page import data_uri, render
 from launch.survey import Recording
 from launch.tables import PERCENT, print_tables, show
 
+_DEPTH = 3
+"""Of a dataset below the folder that avemo prepare writes to, at most: corpus, part, version."""
+
 _SPLITS_IN_A_ROW = 2
 _BAR_WIDTH = 12
 _EIGHTHS = "▏▎▍▌▋▊▉█"
@@ -32,7 +35,7 @@ class Inspect:
     """Show what prepared datasets hold, how they were made, and what was left out.
 
     Attributes:
-        folder: a prepared dataset, or a folder that holds some at any depth.
+        folder: a prepared dataset, a corpus of several, or the folder that avemo prepare writes to.
         html: a page to write as well, with figures and pictures.
         samples: how many faces of each class, triplets of each kind, or frames of each recording the page shows; with 0
             it holds no pictures of people.
@@ -76,8 +79,8 @@ def datasets_in(folder: Path) -> list[Path]:
     Raises:
         LaunchError: there is none.
     """
-    found = sorted(path.parent for path in folder.rglob("dataset_info.json") if ".incomplete" not in path.parent.name)
-    found = [path for path in found if (path / "metadata.json").is_file()]
+    paths = sorted(path.parent for depth in range(_DEPTH + 1) for path in folder.glob("*/" * depth + "metadata.json"))
+    found = [path for path in paths if (path / "dataset_info.json").is_file() and ".incomplete" not in path.name]
     if not found:
         raise LaunchError(
             f"{folder}: no prepared dataset here; expected a folder that avemo prepare wrote, with dataset_info.json "

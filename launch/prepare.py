@@ -1,4 +1,4 @@
-"""`avemo prepare {affectnet,fec,recola,faces,clips}`: from a corpus as it was released, or your own data, to ArrayRecord."""
+"""`avemo prepare`: from a corpus as it was released, or your own data, to ArrayRecord."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,8 @@ from data_pipelines.builders.fec import FecPreparation, prepare_fec
 from data_pipelines.builders.own_data import prepare_clips, prepare_faces
 from data_pipelines.builders.recola import RecolaPreparation, prepare_recola
 from data_pipelines.faces import CropConfig
-from data_pipelines.records import VERSION, dataset_folder, read_metadata
 from data_pipelines.recordings import ClipConfig
+from data_pipelines.records import VERSION, dataset_folder, read_metadata
 from launch.errors import LaunchError
 
 

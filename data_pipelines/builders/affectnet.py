@@ -97,7 +97,10 @@ class AffectNetRecipe(Recipe):
 
     def splits(self) -> Sequence[affectnet.Split]:
         """Two, and those asked for."""
-        asked = {"unlabelled": bool(self.config.unlabelled), "automatic": self.config.automatic}
+        asked: dict[affectnet.Split, bool] = {
+            "unlabelled": bool(self.config.unlabelled),
+            "automatic": self.config.automatic,
+        }
         return (*affectnet.SPLITS, *(split for split, wanted in asked.items() if wanted))
 
     def items(self, split: Any) -> Iterator[Face | Skip]:

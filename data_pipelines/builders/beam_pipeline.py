@@ -95,7 +95,11 @@ def write_by_beam(
                 _ = records | f"{split}: write" >> beam.ptransform_fn(writer.write_from_pcollection)()
     except (RuntimeError, ValueError) as error:
         raise DataError(f"{runner}: the pipeline failed ({str(error).strip().splitlines()[-1]})") from error
-    return {split: BeamSplit(*writers[split].finalize(), _read_notes(notes[split])) for split in writers}
+    written = {}
+    for split, writer in writers.items():
+        lengths, size = writer.finalize()
+        written[split] = BeamSplit(lengths, size, _read_notes(notes[split]))
+    return written
 
 
 class _Serialized:

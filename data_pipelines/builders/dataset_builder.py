@@ -92,7 +92,7 @@ def prepare(recipe: Recipe, out: Path, workers: Workers) -> Path:
     return folder
 
 
-class DatasetBuilder(FileReaderBuilder, skip_registration=True):
+class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes the records of a recipe, the account of what was skipped, and the fingerprint."""
 
     VERSION = tfds.core.Version(VERSION)
@@ -180,8 +180,10 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):
 
 def _fill(journal: Journal, recipe: Recipe, split: str, map_: OrderedMap) -> None:
     """Prepares what the journal doesn't hold yet, and drops from it what was made from something else."""
-    todo = ((digest(recipe, items), items) for items in chunks(recipe, split))
-    with tqdm(desc=f"{recipe.name} {split}", unit=f" {recipe.unit}", total=recipe.total(split), disable=None) as progress:
+    todo: Iterator[tuple[bytes, list[Any]]] = ((digest(recipe, items), items) for items in chunks(recipe, split))
+    with tqdm(
+        desc=f"{recipe.name} {split}", unit=f" {recipe.unit}", total=recipe.total(split), disable=None
+    ) as progress:
         kept = 0
         for found, items in todo:
             if kept == len(journal) or journal.digest(kept) != found:
@@ -217,7 +219,9 @@ def _work_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise DataError(f"{folder}: another run is preparing it just now; wait for it or choose another --out") from error
+        raise DataError(
+            f"{folder}: another run is preparing it just now; wait for it or choose another --out"
+        ) from error
     try:
         for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
             shutil.rmtree(leftover)

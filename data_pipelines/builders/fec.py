@@ -122,7 +122,9 @@ class FecFaces(Recipe):
             for face in triplet.faces:
                 photographs.setdefault(face.url, {})[face.box] = None
         if not photographs:
-            raise DataError(f"{self.source}: no triplet of split {split} can be used; skipped: {dict(skipped) or 'nothing'}")
+            raise DataError(
+                f"{self.source}: no triplet of split {split} can be used; skipped: {dict(skipped) or 'nothing'}"
+            )
         for url, boxes in photographs.items():
             yield Photograph(url, fec.photograph_path(self.source, url), tuple(boxes))
 
@@ -145,7 +147,9 @@ class FecFaces(Recipe):
                 skips.append(Skip(key, "box outside the picture"))
             else:
                 jpeg_bytes = encode_jpeg(crop, self.config.jpeg_quality)
-                records.append({"key": key, "image": jpeg_bytes, "face_size_px": np.float32(longer_side(image, in_pixels))})
+                records.append(
+                    {"key": key, "image": jpeg_bytes, "face_size_px": np.float32(longer_side(image, in_pixels))}
+                )
         return Outcome(records, skips)
 
     def metadata(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""People's own pictures and clips, listed in a CSV file, as ArrayRecord: the same records as AffectNet's and RECOLA's."""
+"""People's own pictures and clips, listed in a CSV file, as records like AffectNet's and RECOLA's."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from data_pipelines.gold_standard import check_available
 from data_pipelines.recordings import ClipConfig
 from data_pipelines.releases import manifest
 from data_pipelines.releases.items import Face, Recording, Skip
+
 
 def prepare_faces(source: Path, out: Path, config: CropConfig, workers: Workers) -> Path:
     """Prepares the pictures of a list as `out/faces/<version>`.

@@ -15,6 +15,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from data_pipelines.processes import OrderedMap
 from data_pipelines.releases.items import Skip
 
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of an item.

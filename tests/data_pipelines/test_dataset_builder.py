@@ -21,6 +21,7 @@ from data_pipelines.releases.items import Face
 
 ALONE = Workers(1)
 
+
 def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
@@ -115,7 +116,7 @@ def test_what_was_prepared_before_a_crash_is_not_done_again(tmp_path: Path, monk
     before = len(cooked)
     stop_at = 0
     assert digests(prepare_affectnet(tmp_path / "in", tmp_path, config, ALONE)) == digests(whole)
-    # A split has 43 faces to try. 80 are all of the first and two chunks of 16 of the second, of which one was cut short.
+    # A split has 43 faces to try. 80 are the first split and two chunks of 16 of the second, one of them cut short.
     assert len(cooked) - before == 43 - 16
     assert sorted(path.name for path in (tmp_path / "affectnet").iterdir()) == ["2.0.0"]
 
@@ -151,7 +152,9 @@ def test_killed_at_ten_moments_it_ends_with_the_same_bytes(tmp_path: Path) -> No
     duration_s = time.monotonic() - begin
     moments = np.random.default_rng(0).uniform(0.3, 1, 10) * duration_s
     for moment_s in moments:
-        process = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment_s)
         process.kill()

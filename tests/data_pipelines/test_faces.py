@@ -13,10 +13,11 @@ from data_pipelines.faces import (
     FaceFinder,
     align_by_landmarks,
     crop_box,
-    crop_file,
     decode_image,
     encode_jpeg,
     landmark_template,
+    longer_side,
+    read_picture,
     similarity_transform,
 )
 from data_pipelines.synthetic.drawing import draw_face
@@ -119,21 +120,26 @@ def test_shrinking_averages() -> None:
     assert (crop == 100).all()
 
 
-def test_fractions_of_the_picture(tmp_path) -> None:
-    path = tmp_path / "any.dat"
-    path.write_bytes(cv2.imencode(".png", ramp())[1].tobytes())
-    config = CropConfig(size=20, jpeg_quality=100)
-    assert crop_file(path, [(0.5, 0, 5 / 6, 0.5)], config, fractions=True) == crop_file(path, [(30, 0, 50, 20)], config)
+@pytest.mark.parametrize("resize_filter", ["bilinear", "bicubic", "lanczos"])
+def test_other_filters_are_pillows(resize_filter) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pillow = Image.fromarray(image).resize((20, 20), Image.Resampling[resize_filter.upper()])
+    config = CropConfig(size=20, resize_filter=resize_filter)
+    np.testing.assert_array_equal(crop_box(image, None, config), np.asarray(pillow))
+    assert not np.array_equal(crop_box(image, None, CropConfig(size=20)), np.asarray(pillow))
 
 
 def test_files_that_fail_say_why(tmp_path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    (tmp_path / "good.png").write_bytes(cv2.imencode(".png", ramp())[1].tobytes())
-    assert crop_file(tmp_path / "absent.jpg", [None], CropConfig()) == ["unreadable file"]
-    assert crop_file(tmp_path / "bad.jpg", [None, None], CropConfig()) == ["undecodable picture"] * 2
-    good, outside = crop_file(tmp_path / "good.png", [None, (100, 100, 120, 120)], CropConfig())
-    assert isinstance(good, bytes)
-    assert outside == "box outside the picture"
+    (tmp_path / "good.dat").write_bytes(cv2.imencode(".png", ramp())[1].tobytes())
+    assert read_picture(tmp_path / "absent.jpg") == "unreadable file"
+    assert read_picture(tmp_path / "bad.jpg") == "undecodable picture"
+    np.testing.assert_array_equal(read_picture(tmp_path / "good.dat"), ramp()[..., ::-1])
+
+
+def test_the_size_of_a_face_is_its_boxs_longer_side() -> None:
+    assert longer_side(ramp(), (10, 5, 20, 45)) == 40
+    assert longer_side(ramp(), None) == max(ramp().shape)
 
 
 def test_similarity_transform_is_recovered() -> None:

@@ -72,6 +72,7 @@ def test_a_face_batch(prepared: Path) -> None:
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
         "image": ((8, 32, 32, 3), "uint8"),
         "expression": ((8,), "int32"),
+        "expression_valid": ((8,), "bool"),
         "valence_arousal": ((8, 2), "float32"),
         "valence_arousal_valid": ((8,), "bool"),
         "index": ((8,), "int64"),
@@ -79,6 +80,7 @@ def test_a_face_batch(prepared: Path) -> None:
     number = batch["index"]
     np.testing.assert_allclose(batch["image"].mean(axis=(1, 2, 3)), 10 * number, atol=1)
     np.testing.assert_array_equal(batch["expression"], number % 8)
+    assert batch["expression_valid"].all()
     np.testing.assert_array_equal(batch["valence_arousal_valid"], number % 2 == 0)
     expected = np.where(number[:, None] % 2 == 0, number[:, None] / 100 * [1, -1], 0)
     np.testing.assert_allclose(batch["valence_arousal"], expected, atol=1e-6)
