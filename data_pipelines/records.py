@@ -6,7 +6,7 @@ without TensorFlow.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from data_pipelines.errors import DataError
 VERSION = "2.0.0"
 """Version of the prepared form: it changes when records of the same release come out different."""
 
-_READ_AT_ONCE = 64
+_BLOCK_BYTES = 1 << 24
 
 
 class Records:
@@ -30,15 +30,33 @@ class Records:
     """
 
     def __init__(self, files: Sequence[str], count: int) -> None:
-        self._source = ArrayRecordDataSource(list(files))
+        self._files = list(files)
+        self._source = ArrayRecordDataSource(self._files)
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
-        features = tf_example_pb2.Example.FromString(self._source[index]).features.feature
-        return {name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()}
+        return _parsed(self._source[index])
+
+    def __iter__(self) -> Iterator[dict[str, Sequence[Any]]]:
+        """All records in order, many times faster than one by one."""
+        return map(_parsed, _serialized(self._files))
+
+
+def _parsed(data: bytes) -> dict[str, Sequence[Any]]:
+    features = tf_example_pb2.Example.FromString(data).features.feature
+    return {name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()}
+
+
+def _serialized(files: Sequence[str]) -> Iterator[bytes]:
+    """All records of some files in order, read in blocks of a fixed size."""
+    source = ArrayRecordDataSource(list(files))
+    bytes_per_record = sum(Path(file).stat().st_size for file in files) // len(source) + 1
+    at_once = max(1, _BLOCK_BYTES // bytes_per_record)
+    for start in range(0, len(source), at_once):
+        yield from source.__getitems__(range(start, min(start + at_once, len(source))))
 
 
 def open_split(data_dir: Path, name: str, split: str) -> Records:
@@ -74,12 +92,10 @@ def fingerprint_of(folder: Path, splits: Iterable[str]) -> str:
     """
     found = hashlib.sha256()
     for split in splits:
-        source = ArrayRecordDataSource([str(path) for path in sorted(folder.glob(f"*-{split}.array_record-*"))])
-        found.update(f"{split}:{len(source)}:".encode())
-        for start in range(0, len(source), _READ_AT_ONCE):
-            for record in source.__getitems__(range(start, min(start + _READ_AT_ONCE, len(source)))):
-                found.update(f"{len(record)}:".encode())
-                found.update(record)
+        found.update(f"{split}:".encode())
+        for record in _serialized([str(path) for path in sorted(folder.glob(f"*-{split}.array_record-*"))]):
+            found.update(f"{len(record)}:".encode())
+            found.update(record)
     return found.hexdigest()
 
 

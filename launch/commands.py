@@ -11,6 +11,7 @@ from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
 from launch.fetch import Fetch
+from launch.inspect import Inspect
 from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
@@ -52,6 +53,7 @@ def command_tree(preset: str | None) -> Any:
                 affectnet=PrepareAffectNet, fec=PrepareFec, recola=PrepareRecola, faces=PrepareFaces, clips=PrepareClips
             ),
         ),
+        inspect=Inspect,
         train=(
             "Train a stage.",
             Union[tuple(Annotated[STAGES[stage][0], trainings[stage]] for stage in STAGES)],  # noqa: UP007

@@ -13,8 +13,6 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from avemo.labels import FRAME_RATE_HZ
@@ -25,8 +23,6 @@ T = TypeVar("T")
 
 NO_LABEL = -1
 """Expression of a face without one."""
-
-_READ_AT_ONCE = 256
 
 
 class Sample(Generic[T]):
@@ -164,7 +160,7 @@ def survey_faces(
 ) -> dict[str, Faces]:
     """Each split of a dataset of faces; `wanted` says by split which keys' pictures are to be kept."""
     surveys = {split: Faces(sampled, wanted.get(split, frozenset())) for split in open_splits(folder)}
-    for split, record in read_records(folder, _READ_AT_ONCE):
+    for split, record in read_records(folder):
         surveys[split].add(record)
     return surveys
 
@@ -172,14 +168,14 @@ def survey_faces(
 def survey_triplets(folder: Path, sampled: int) -> dict[str, Triplets]:
     """Each split of a dataset of triplets."""
     surveys = {split: Triplets(sampled) for split in open_splits(folder)}
-    for split, record in read_records(folder, _READ_AT_ONCE):
+    for split, record in read_records(folder):
         surveys[split].add(record)
     return surveys
 
 
 def survey_recordings(folder: Path, sampled: int) -> list[Recording]:
     """Every recording of a dataset of recordings."""
-    return [recording_of(split, record, sampled) for split, record in read_records(folder, at_once=1)]
+    return [recording_of(split, record, sampled) for split, record in read_records(folder)]
 
 
 def recording_of(split: str, record: Mapping[str, Sequence[Any]], sampled: int) -> Recording:
@@ -218,15 +214,12 @@ def open_splits(folder: Path) -> dict[str, Records]:
     return {name: Records([str(path) for path in info.filepaths], info.num_examples) for name, info in splits.items()}
 
 
-def read_records(folder: Path, at_once: int) -> Iterator[tuple[str, Mapping[str, Sequence[Any]]]]:
-    """All records in order, as `Records` gives them, with their split; many at once are read several times faster."""
-    splits = tfds.builder_from_directory(folder).info.splits
-    total = sum(split.num_examples for split in splits.values())
+def read_records(folder: Path) -> Iterator[tuple[str, Mapping[str, Sequence[Any]]]]:
+    """All records in order, as `Records` gives them, with their split."""
+    splits = open_splits(folder)
+    total = sum(map(len, splits.values()))
     with tqdm(desc=f"reading {folder}", unit=" records", total=total, disable=None) as progress:
-        for name, split in splits.items():
-            source = ArrayRecordDataSource([str(path) for path in split.filepaths])
-            for start in range(0, len(source), at_once):
-                for data in source.__getitems__(range(start, min(start + at_once, len(source)))):
-                    features = tf_example_pb2.Example.FromString(data).features.feature
-                    yield name, {key: getattr(value, value.WhichOneof("kind")).value for key, value in features.items()}
-                    progress.update()
+        for name, records in splits.items():
+            for record in records:
+                yield name, record
+                progress.update()

@@ -213,7 +213,7 @@ class FecTriplets(Recipe):
     def items(self, split: Any) -> Iterator[Places | Skip]:
         """The triplets, as far as all their faces were prepared."""
         faces = open_split(self.out, "fec/faces", split)
-        positions = {faces[index]["key"][0].decode(): index for index in range(len(faces))}
+        positions = {face["key"][0].decode(): index for index, face in enumerate(faces)}
         for triplet in fec.read_split(self.source, split, self.config.consensus, self.config.ties):
             if isinstance(triplet, Skip):
                 yield triplet
