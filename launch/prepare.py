@@ -142,7 +142,10 @@ def preparations(data: Path) -> dict[str, dict[str, Any]]:
     """How each corpus that lies in a folder was prepared, by the corpus' name."""
     folders = {
         corpus: dataset_folder(data, part)
-        for corpus, part in (("affectnet", "affectnet"), ("fec", "fec/triplets"), ("recola", "recola"))
+        for corpus, part in (
+            *((name, name) for name in ("affectnet", "faces", "recola", "clips")),
+            ("fec", "fec/triplets"),
+        )
     }
     return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
 

@@ -27,27 +27,46 @@ RESULTS_FILE = "results.json"
 PREDICTIONS_FILE = "predictions.npz"
 REPORT_FILE = "report.html"
 
+FACE_SETS = {"affectnet": "AffectNet", "faces": "Own faces"}
+CLIP_SETS = {"recola": "RECOLA", "clips": "Own clips"}
+CORPORA = {**FACE_SETS, "fec": "FEC", **CLIP_SETS}
+
 DECIMALS, TIMES = "{:.3f}", "{:,.1f}\N{MULTIPLICATION SIGN}"
 FACE_FIGURES = (
-    ("AffectNet accuracy, 8 classes", "affectnet", "accuracy_8", PERCENT),
-    ("AffectNet accuracy, 7 classes", "affectnet", "accuracy_7", PERCENT),
-    ("AffectNet macro F1, 8 classes", "affectnet", "macro_f1_8", DECIMALS),
-    ("AffectNet CCC of valence", "affectnet", "ccc_valence", DECIMALS),
-    ("AffectNet CCC of arousal", "affectnet", "ccc_arousal", DECIMALS),
+    *(
+        (f"{title} {label}", corpus, key, form)
+        for corpus, title in FACE_SETS.items()
+        for label, key, form in (
+            ("accuracy, 8 classes", "accuracy_8", PERCENT),
+            ("accuracy, 7 classes", "accuracy_7", PERCENT),
+            ("macro F1, 8 classes", "macro_f1_8", DECIMALS),
+            ("CCC of valence", "ccc_valence", DECIMALS),
+            ("CCC of arousal", "ccc_arousal", DECIMALS),
+        )
+    ),
     ("FEC triplet accuracy", "fec", "triplet_accuracy", PERCENT),
 )
 """Label, corpus, key and format of the figures in the first table."""
 
+HEADLINES = ("accuracy_8", "triplet_accuracy")
+"""Keys of those that stand at the head of the page."""
+
 MORE_FACE_FIGURES = (
-    ("AffectNet macro F1, 7 classes", "affectnet", "macro_f1_7", DECIMALS),
     *(
-        (f"AffectNet {label} of {dimension}", "affectnet", f"{key}_{dimension}", form)
-        for key, label, form in (
-            ("rmse", "RMSE", DECIMALS),
-            ("pearson", "Pearson correlation", DECIMALS),
-            ("sagr", "sign agreement (SAGR)", PERCENT),
+        (f"{title} {label}", corpus, key, form)
+        for corpus, title in FACE_SETS.items()
+        for label, key, form in (
+            ("macro F1, 7 classes", "macro_f1_7", DECIMALS),
+            *(
+                (f"{label} of {dimension}", f"{key}_{dimension}", form)
+                for key, label, form in (
+                    ("rmse", "RMSE", DECIMALS),
+                    ("pearson", "Pearson correlation", DECIMALS),
+                    ("sagr", "sign agreement (SAGR)", PERCENT),
+                )
+                for dimension in DIMENSIONS
+            ),
         )
-        for dimension in DIMENSIONS
     ),
     ("FEC one-class triplets", "fec", "triplet_accuracy_one_class", PERCENT),
     ("FEC two-class triplets", "fec", "triplet_accuracy_two_class", PERCENT),
@@ -72,15 +91,15 @@ SPEED_FIGURES = (
 
 CURVES = {
     "Training loss": {"loss": "loss"},
-    "AffectNet, classes": {
+    "Expressions": {
         "eval/accuracy_8": "accuracy, 8 classes",
         "eval/accuracy_7": "accuracy, 7 classes",
         "eval/macro_f1_8": "macro F1, 8 classes",
     },
-    "AffectNet, CCC": {"eval/ccc_valence": "valence", "eval/ccc_arousal": "arousal"},
+    "Valence and arousal, CCC": {"eval/ccc_valence": "valence", "eval/ccc_arousal": "arousal"},
     "FEC, triplet accuracy": {"eval/triplet_accuracy": "all triplets"},
-    "RECOLA dev, CCC of valence": {f"eval/{name}/ccc_valence": name for name in ("fused", "face", "voice")},
-    "RECOLA dev, CCC of arousal": {f"eval/{name}/ccc_arousal": name for name in ("fused", "face", "voice")},
+    "Dev, CCC of valence": {f"eval/{name}/ccc_valence": name for name in ("fused", "face", "voice")},
+    "Dev, CCC of arousal": {f"eval/{name}/ccc_arousal": name for name in ("fused", "face", "voice")},
 }
 """Panels of the training curves: title, then key in metrics.jsonl and label of each line."""
 
@@ -122,9 +141,11 @@ def write_report(out: Path) -> Path:
         faces=sample_faces(predictions),
         traces=recola_traces(predictions, results),
         trace_styles=TRACE_STYLES,
-        protocol=results.get("recola", {}).get("protocol"),
+        face_set=FACE_SETS[_scored(results, FACE_SETS)],
+        clip_set=CLIP_SETS[_scored(results, CLIP_SETS)],
+        protocol=find(results, _scored(results, CLIP_SETS), "protocol"),
         synthetic=[CORPORA[name] for name in CORPORA if name in results.get("ceiling", {})],
-        faces_are_synthetic="affectnet" in results.get("ceiling", {}),
+        faces_are_synthetic=_scored(results, FACE_SETS) in results.get("ceiling", {}),
         has={name: bool(results.get(name)) for name in ("affectnet", "fec", "recola")},
         provenance=results.get("provenance", {}),
         as_json=lambda value: json.dumps(value, indent=2),
@@ -161,8 +182,6 @@ def read_predictions(out: Path) -> dict[str, np.ndarray]:
 
 # ---------------------------------------- results to rows ----------------------------------------
 
-CORPORA = {"affectnet": "AffectNet", "fec": "FEC", "recola": "RECOLA"}
-
 
 def tables(results: Mapping[str, Any]) -> dict[str, Table]:
     """The summary of what was measured: on faces, over time, and of size and speed."""
@@ -181,15 +200,16 @@ def more_face_figures(results: Mapping[str, Any]) -> Table:
 
 def recola_table(results: Mapping[str, Any]) -> Table:
     """CCC of each input and of the ceilings, in both poolings."""
-    split = results.get("recola", {}).get("protocol", {}).get("split", "")
+    clips = _scored(results, CLIP_SETS)
+    split = find(results, clips, "protocol", "split") or ""
     keys = [(dimension, pooling) for dimension in DIMENSIONS for pooling in POOLINGS]
     rows = {
         f"{prefix}{label}": [show(find(results, *path, name, *key), DECIMALS) for key in keys]
-        for prefix, path in (("", ("recola",)), ("ceiling: ", ("ceiling", "recola")))
+        for prefix, path in (("", (clips,)), ("ceiling: ", ("ceiling", clips)))
         for name, label in RECOLA_INPUTS.items()
     }
     columns = [f"{dimension}\n{POOLINGS[pooling]}" for dimension, pooling in keys]
-    return Table.of(f"Valence and arousal over time: CCC on RECOLA {split}".rstrip(), columns, rows)
+    return Table.of(f"Valence and arousal over time: CCC on {CLIP_SETS[clips]} {split}".rstrip(), columns, rows)
 
 
 def speed_table(results: Mapping[str, Any]) -> Table:
@@ -212,7 +232,8 @@ def student_gain(teacher: float | None, student: float | None, more_is_better: b
 def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     """The few figures to remember: value, what it is, and what to hold it against."""
     cards = []
-    for label, corpus, key, form in (FACE_FIGURES[0], FACE_FIGURES[-1]):
+    clips = _scored(results, CLIP_SETS)
+    for label, corpus, key, form in (figure for figure in FACE_FIGURES if figure[2] in HEADLINES):
         paths = {
             "student": (corpus, "student"),
             "teacher": (corpus, "teacher"),
@@ -222,10 +243,12 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         if name := next((name for name in ("student", "teacher") if values[name]), None):
             cards.append((values.pop(name), f"{label}, {name}", [f"{n} {v}" for n, v in values.items() if v]))
     for dimension in DIMENSIONS:
-        path = ("recola", "fused", dimension, "ccc_concatenated")
+        path = (clips, "fused", dimension, "ccc_concatenated")
         value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
         if value:
-            cards.append((value, f"RECOLA CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else []))
+            cards.append(
+                (value, f"{CLIP_SETS[clips]} CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else [])
+            )
     _, key, unit, form, more_is_better = SPEED_FIGURES[0]
     teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
     if gain := show(student_gain(teacher, student, more_is_better), TIMES):
@@ -236,20 +259,27 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
 
 def subject(results: Mapping[str, Any]) -> str:
     """One sentence saying what was evaluated."""
-    names = [name for name in ("teacher", "student") if name in results.get("affectnet", {})]
+    faces, clips = _scored(results, FACE_SETS), _scored(results, CLIP_SETS)
+    names = [name for name in ("teacher", "student") if name in results.get(faces, {})]
     parts = [f"{' and '.join(names)} on {' and '.join(face_corpora(results))}"] if names else []
-    if protocol := results.get("recola", {}).get("protocol"):
+    if protocol := find(results, clips, "protocol"):
         count = len(protocol["recordings"])
         recordings = "1 recording" if count == 1 else f"{count} recordings"
-        parts.append(f"the fusion of face and voice on {recordings} of RECOLA ({protocol['split']})")
+        parts.append(f"the fusion of face and voice on {recordings} of {CLIP_SETS[clips]} ({protocol['split']})")
     sentence = "; ".join(parts) or "nothing"
     return sentence[0].upper() + sentence[1:]
 
 
 def face_corpora(results: Mapping[str, Any]) -> list[str]:
     """The corpora of faces that were scored, with the split."""
-    names = {"affectnet": "AffectNet (validation)", "fec": "FEC (test)"}
+    names = {key: f"{title} (validation)" for key, title in FACE_SETS.items()} | {"fec": "FEC (test)"}
     return [name for key, name in names.items() if results.get(key)]
+
+
+def _scored(results: Mapping[str, Any], sets: Iterable[str]) -> str:
+    """Which of some corpora was scored; the first, where none was."""
+    first, *_ = [name for name in sets if results.get(name)] or sets
+    return first
 
 
 def find(results: Mapping[str, Any], *path: str) -> Any:
@@ -314,9 +344,10 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> dict[str, Markup]:
     """For each recording, valence and arousal over time; all drawings have the same scale."""
-    recordings = results.get("recola", {}).get("protocol", {}).get("recordings", [])
-    recordings = [name for name in recordings if f"recola/{name}/gold_standard" in predictions]
-    drawn = [predictions[f"recola/{name}/{kind}"] for name in recordings for kind in TRACE_STYLES]
+    clips = _scored(results, CLIP_SETS)
+    recordings = find(results, clips, "protocol", "recordings") or []
+    recordings = [name for name in recordings if f"{clips}/{name}/gold_standard" in predictions]
+    drawn = [predictions[f"{clips}/{name}/{kind}"] for name in recordings for kind in TRACE_STYLES]
     limit = 1.05 * max((float(np.abs(values).max(initial=0)) for values in drawn), default=1.0)
     traces = {}
     for name in recordings:
@@ -324,7 +355,7 @@ def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, A
         for i, dimension in enumerate(DIMENSIONS):
             lines = []
             for kind, style in TRACE_STYLES.items():
-                values = predictions[f"recola/{name}/{kind}"][:, i]
+                values = predictions[f"{clips}/{name}/{kind}"][:, i]
                 lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style))
             panels.append((dimension, lines))
         traces[name] = draw_lines(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)

@@ -32,14 +32,14 @@ def prepare_faces(source: Path, out: Path, config: CropConfig, workers: Workers)
     Raises:
         DataError: The list isn't as it must be, or `out` holds it prepared in another way.
     """
-    return prepare(FacesRecipe(source, config, manifest.face_splits(source), _digest(source)), out, workers)
+    return prepare(FacesRecipe(source, config, manifest.face_splits(source)), out, workers)
 
 
 def prepare_clips(source: Path, out: Path, config: ClipConfig, workers: Workers) -> Path:
     """Prepares the clips of a list as `out/clips/<version>`; otherwise as `prepare_faces`."""
     found = overview(source, manifest.read_clips(source, source.parent), manifest.CLIP_SPLITS)
     check_available(config.gold_standard, len(found.raters), released=False)
-    return prepare(ClipsRecipe(source, config, found, _digest(source)), out, workers)
+    return prepare(ClipsRecipe(source, config, found), out, workers)
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,11 @@ class FacesRecipe(Recipe):
         source: The list.
         config: How to prepare.
         named_splits: The splits that the list names.
-        list_digest: Of the list's content: another list makes another dataset.
     """
 
     source: Path
     config: CropConfig
     named_splits: tuple[str, ...]
-    list_digest: str
 
     name = "faces"
     description = "Own pictures: one cut face per record."
@@ -65,7 +63,7 @@ class FacesRecipe(Recipe):
 
     def preparation(self) -> dict[str, Any]:
         """The settings, and which list it was."""
-        return asdict(self.config) | {"list": self.list_digest}
+        return asdict(self.config) | {"list": _digest(self.source)}
 
     def features(self) -> dict[str, Any]:
         """Those of a labelled face."""
@@ -100,20 +98,18 @@ class ClipsRecipe(RecordingsRecipe):
         source: The list.
         config: How to prepare.
         overview: What is known of all of them.
-        list_digest: Of the list's content: another list makes another dataset.
     """
 
     source: Path
     config: ClipConfig
     overview: Overview
-    list_digest: str
 
     name = "clips"
     description = "Own clips: one recording per record."
 
     def preparation(self) -> dict[str, Any]:
-        """The settings, and which list it was."""
-        return asdict(self.config) | {"list": self.list_digest}
+        """The settings, which list it was, and which labels."""
+        return asdict(self.config) | {"list": _digest(self.source), "labels": self.overview.labels}
 
     def listed(self) -> Iterator[tuple[str | None, Recording | Skip]]:
         """The clips of the list."""
@@ -121,4 +117,5 @@ class ClipsRecipe(RecordingsRecipe):
 
 
 def _digest(path: Path) -> str:
+    """Another list makes another dataset."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

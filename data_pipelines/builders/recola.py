@@ -79,7 +79,8 @@ class RecolaRecipe(RecordingsRecipe):
     def preparation(self) -> dict[str, Any]:
         """The settings, with form and partition in full."""
         members = {split: list(names) for split, names in self.partition.members.items()}
-        return asdict(self.config) | {"form": self.form, "partition": self.partition.name, "members": members}
+        found = {"form": self.form, "partition": self.partition.name, "members": members}
+        return asdict(self.config) | found | {"labels": self.overview.labels}
 
     def listed(self) -> Iterator[tuple[str | None, Recording | Skip]]:
         """The release's recordings."""

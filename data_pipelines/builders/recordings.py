@@ -1,5 +1,6 @@
 """Recordings as ArrayRecord: faces, sound, ratings and the gold standard; RECOLA's and people's own."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ class Overview:
         splits: The splits that have a recording.
         raters: The raters' names, the same for every recording.
         without_split: What can't be used and is in none of those splits: (split or "unassigned", the skip).
+        labels: Digest (SHA-256, hexadecimal) of all labels.
     """
 
     splits: tuple[str, ...]
     raters: tuple[str, ...]
     without_split: tuple[tuple[str, Skip], ...]
+    labels: str
 
 
 def overview(source: Path, listed: Iterator[tuple[str | None, Recording | Skip]], splits: Sequence[str]) -> Overview:
@@ -47,6 +50,7 @@ def overview(source: Path, listed: Iterator[tuple[str | None, Recording | Skip]]
     """
     present: dict[str, Recording] = {}
     skips: list[tuple[str, Skip]] = []
+    labels = hashlib.sha256()
     for split, item in listed:
         if isinstance(item, Skip):
             skips.append((split or "unassigned", item))
@@ -55,6 +59,8 @@ def overview(source: Path, listed: Iterator[tuple[str | None, Recording | Skip]]
         if item.raters != first.raters:
             raise DataError(f"{source}: {item.name} and {first.name} have different raters")
         present.setdefault(item.split, item)
+        for traces in (item.ratings, item.gold_standard):
+            labels.update(b"none" if traces is None else traces.tobytes())
     if not present:
         reasons = dict(Counter(skip.reason for _, skip in skips))
         raise DataError(f"{source}: no recording can be used; skipped: {reasons or 'nothing'}")
@@ -62,6 +68,7 @@ def overview(source: Path, listed: Iterator[tuple[str | None, Recording | Skip]]
         tuple(split for split in splits if split in present),
         next(iter(present.values())).raters,
         tuple(row for row in skips if row[0] not in present),
+        labels.hexdigest(),
     )
 
 

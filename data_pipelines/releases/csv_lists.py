@@ -28,7 +28,9 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
                 for row in reader:
                     yield [cell.strip() for cell in row]
             except csv.Error as error:
-                raise DataError(f"{path}: line {reader.line_num} is no CSV ({error}); fetch the file anew") from error
+                raise DataError(
+                    f"{path}: line {reader.line_num} is no CSV ({error}); fetch or save it anew, as UTF-8"
+                ) from error
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror}); check the file and its permissions") from error
 
@@ -39,5 +41,5 @@ def _utf8_lines(lines: Iterable[str], path: Path) -> Iterator[str]:
         try:
             line.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{path}: line {number} is not UTF-8; fetch the file anew") from error
+            raise DataError(f"{path}: line {number} is not UTF-8; fetch or save it anew, as UTF-8") from error
         yield line

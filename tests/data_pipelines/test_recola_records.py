@@ -1,5 +1,7 @@
 """RECOLA's records: every recording is prepared or counted, and nothing is dropped from its time axis."""
 
+import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -88,3 +90,53 @@ def test_the_gold_standard_of_avec_needs_two_raters(tmp_path: Path) -> None:
         path.write_text("\n".join(line.rsplit(";", 1)[0] for line in path.read_text().splitlines()))
     with pytest.raises(DataError, match="at least two raters"):
         prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(gold_standard="avec"), ALONE)
+
+
+def test_a_partition_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FaceFinder", OneFace)
+    for name in ("P45", "P46"):
+        write_recola(tmp_path / "in", name, frames=50)
+    partition = tmp_path / "mine.json"
+    partition.write_text(json.dumps({"train": ["P46"], "test": ["P45"]}))
+    config = RecolaPreparation(size=40, partition=str(partition), gold_standard="ewe")
+    folder = prepare_recola(tmp_path / "in", tmp_path, config, ALONE)
+    assert open_split(tmp_path, "recola", "test")[0]["name"] == [b"P45"]
+    metadata = read_metadata(folder)
+    assert metadata["preparation"]["partition"] == "custom: mine.json"
+    assert metadata["preparation"]["members"]["train"] == ["P46"]
+    assert "7,501" in metadata["label_rule"]
+    assert metadata["splits"]["train"]["labels_dropped"] == 1
+
+
+def write_avec(root: Path, name: str, frames: int) -> None:
+    """The public form's files moved to where AVEC 2016 has them, with a gold standard of its own."""
+    write_recola(root / "public", name, frames)
+    for folder, new, old in (("recordings_video", "Video", "mp4"), ("recordings_audio", "Audio", "wav")):
+        (root / folder).mkdir(exist_ok=True)
+        shutil.move(root / f"public/RECOLA-{new}-recordings/{name}.{old}", root / folder)
+    for dimension, level in (("valence", 0.125), ("arousal", -0.25)):
+        path = root / f"ratings_gold_standard/{dimension}/{name}.arff"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = "@relation GOLDSTANDARD\r\n@attribute Instance_name string\r\n@attribute frameTime numeric\r\n"
+        rows = [f"{name},{number / 25:.2f},{level}" for number in range(frames + 1)]
+        path.write_text(header + "@attribute GoldStandard numeric\r\n@data\r\n" + "\r\n".join(rows), newline="")
+
+
+def test_the_avec_form_with_its_own_gold_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "FaceFinder", OneFace)
+    for name in ("train_1", "dev_1"):
+        write_avec(tmp_path / "in", name, frames=50)
+    shutil.rmtree(tmp_path / "in/public")
+    with pytest.raises(DataError, match=r"gold standard mean needs .*; choose released"):
+        prepare_recola(tmp_path / "in", tmp_path, RecolaPreparation(size=40), ALONE)
+    config = RecolaPreparation(size=40, gold_standard="released")
+    folder = prepare_recola(tmp_path / "in", tmp_path, config, ALONE)
+    metadata = read_metadata(folder)
+    assert (metadata["preparation"]["form"], metadata["preparation"]["partition"]) == ("avec2016", "avec")
+    assert {split: counts["records"] for split, counts in metadata["splits"].items()} == {
+        "train": 1,
+        "dev": 1,
+        "test": 0,
+    }
+    gold_standard = np.frombuffer(open_split(tmp_path, "recola", "dev")[0]["gold_standard"][0], np.float32)
+    np.testing.assert_allclose(gold_standard.reshape(50, 2), [[0.125, -0.25]] * 50)

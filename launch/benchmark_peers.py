@@ -1,0 +1,143 @@
+"""What others load the same faces with: a PyTorch DataLoader and tf.data (extra "benchmark").
+
+Both give what `data_pipelines.loaders.face_batches` gives: endless shuffled batches of uint8 RGB images and labels.
+Each is imported only by the process that runs it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from tensorflow_datasets.proto import tf_example_pb2
+
+SEED = 0
+SHUFFLED_BATCHES = 16
+"""Batches that tf.data's shuffle buffer holds: it can't shuffle everything, as the others do."""
+
+
+def installed(package: str) -> bool:
+    """Whether a peer can be measured."""
+    return find_spec(package) is not None
+
+
+class Faces:
+    """A map-style data set for PyTorch: one record, parsed and decoded, at a time."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._source = ArrayRecordDataSource(list(files))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return _decoded(self._source[index])
+
+
+class FacesInBatches(Faces):
+    """The same, but the records of a batch are read at once: PyTorch looks for this method."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return [_decoded(record) for record in self._source.__getitems__(indices)]
+
+
+def torch_batches(files: Sequence[str], in_batches: bool, batch_size: int, workers: int) -> Iterator[dict[str, Any]]:
+    """A PyTorch DataLoader over ArrayRecord that decodes with OpenCV.
+
+    Args:
+        files: The ArrayRecord files of a split.
+        in_batches: Whether the records of a batch are read at once.
+        batch_size: Faces per batch.
+        workers: Number of its processes, which stay between epochs.
+
+    Returns:
+        Its endless iterator, over dicts of tensors.
+    """
+    from torch.utils.data import DataLoader
+
+    faces = (FacesInBatches if in_batches else Faces)(files)
+    loader = DataLoader(
+        faces,  # type: ignore[arg-type]
+        batch_sampler=_shuffled(len(faces), batch_size),  # type: ignore[arg-type]
+        num_workers=workers,
+        worker_init_fn=_begin,
+        persistent_workers=True,
+    )
+    return iter(loader)
+
+
+def write_tfrecord(files: Sequence[str], path: Path) -> None:
+    """Writes the records of ArrayRecord files, as they are, to a TFRecord file: tf.data can't read ArrayRecord."""
+    import tensorflow as tf
+
+    source = ArrayRecordDataSource(list(files))
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for index in range(len(source)):
+            writer.write(source[index])
+
+
+def tf_data_batches(path: Path, dct_method: str, batch_size: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """A tf.data pipeline over TFRecord.
+
+    Args:
+        path: What `write_tfrecord` wrote.
+        dct_method: Of `tf.io.decode_jpeg`. "INTEGER_ACCURATE" gives the very pixels that OpenCV gives; the default ""
+            is faster and less exact.
+        batch_size: Faces per batch.
+        workers: Number of its threads, all in a pool of its own.
+
+    Returns:
+        Its endless iterator, over dicts of arrays.
+    """
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    features = {
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "expression": tf.io.FixedLenFeature([], tf.int64),
+        "valence_arousal": tf.io.FixedLenFeature([2], tf.float32),
+        "valence_arousal_valid": tf.io.FixedLenFeature([], tf.int64),
+    }
+
+    def decoded(record: Any) -> dict[str, Any]:
+        face = tf.io.parse_single_example(record, features)
+        return face | {"image": tf.io.decode_jpeg(face["image"], channels=3, dct_method=dct_method)}
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    batches = (
+        tf.data.TFRecordDataset(str(path))
+        .repeat()
+        .shuffle(SHUFFLED_BATCHES * batch_size, seed=SEED)
+        .map(decoded, num_parallel_calls=workers)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+        .with_options(options)
+    )
+    return batches.as_numpy_iterator()
+
+
+def _shuffled(count: int, batch_size: int) -> Iterator[list[int]]:
+    rng = np.random.default_rng(SEED)
+    indices = itertools.chain.from_iterable(rng.permutation(count).tolist() for _ in itertools.count())
+    while True:
+        yield list(itertools.islice(indices, batch_size))
+
+
+def _decoded(record: bytes) -> dict[str, Any]:
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    jpeg = features["image"].bytes_list.value[0]
+    return {
+        "image": cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB),
+        "expression": features["expression"].int64_list.value[0],
+        "valence_arousal": np.array(features["valence_arousal"].float_list.value, np.float32),
+        "valence_arousal_valid": bool(features["valence_arousal_valid"].int64_list.value[0]),
+    }
+
+
+def _begin(worker: int) -> None:
+    cv2.setNumThreads(0)
