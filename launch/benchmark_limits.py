@@ -7,6 +7,7 @@ for `launch.stopwatch.seconds`.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,7 +33,7 @@ def preparing(pictures: Sequence[Picture], size: int, quality: int) -> Iterator[
     def loop() -> None:
         for path, (left, top, right, bottom) in pictures:
             data = np.frombuffer(path.read_bytes(), np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
             shrinks = max(right - left, bottom - top) > size
             interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
             crop = cv2.resize(image[top:bottom, left:right], (size, size), interpolation=interpolation)

@@ -5,6 +5,7 @@ Each is imported only by the process that runs it.
 """
 
 import itertools
+import os
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,14 +67,14 @@ def torch_batches(files: Sequence[str], in_batches: bool, batch_size: int, worke
         num_workers=workers,
         worker_init_fn=_begin,
         persistent_workers=True,
+        multiprocessing_context="spawn",  # ArrayRecord's threads don't survive forking
     )
     return iter(loader)
 
 
 def write_tfrecord(files: Sequence[str], path: Path) -> None:
     """Writes the records of ArrayRecord files, as they are, to a TFRecord file: tf.data can't read ArrayRecord."""
-    import tensorflow as tf
-
+    tf = _tensorflow()
     source = ArrayRecordDataSource(list(files))
     with tf.io.TFRecordWriter(str(path)) as writer:
         for index in range(len(source)):
@@ -93,8 +94,7 @@ def tf_data_batches(path: Path, dct_method: str, batch_size: int, workers: int) 
     Returns:
         Its endless iterator, over dicts of arrays.
     """
-    import tensorflow as tf
-
+    tf = _tensorflow()
     tf.config.set_visible_devices([], "GPU")
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -119,6 +119,13 @@ def tf_data_batches(path: Path, dct_method: str, batch_size: int, workers: int) 
         .with_options(options)
     )
     return batches.as_numpy_iterator()
+
+
+def _tensorflow() -> Any:
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it has no part in this, and says at length that it's there
+    import tensorflow
+
+    return tensorflow
 
 
 def _shuffled(count: int, batch_size: int) -> Iterator[list[int]]:
