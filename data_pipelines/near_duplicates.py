@@ -15,6 +15,7 @@ the farthest); pairs of different pictures begin at about 75.
 
 _SIDE = 32
 _FREQUENCIES = 16
+_MEDIAN = (_FREQUENCIES**2 - 1) // 2
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
@@ -28,7 +29,7 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """
     small = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     frequencies = cv2.dct(small.astype(np.float32))[:_FREQUENCIES, :_FREQUENCIES].ravel()
-    bits = frequencies > np.median(frequencies[1:])
+    bits = frequencies > np.partition(frequencies[1:], _MEDIAN)[_MEDIAN]
     bits[0] = False
     return np.packbits(bits).view(np.uint64)
 

@@ -1,15 +1,16 @@
 """Prepared datasets on disk: where they lie, what their metadata says, and their records by position.
 
-Records are parsed here rather than by TFDS: its own parser is slower and can't return a sequence of images
-without TensorFlow.
+Records are serialized and parsed here rather than by TFDS: it is slower, doesn't write the same bytes every time, and
+can't return a sequence of images without TensorFlow.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
@@ -57,6 +58,34 @@ def _serialized(files: Sequence[str]) -> Iterator[bytes]:
     at_once = max(1, _BLOCK_BYTES // bytes_per_record)
     for start in range(0, len(source), at_once):
         yield from source.__getitems__(range(start, min(start + at_once, len(source))))
+
+
+def serialized(record: Mapping[str, Any]) -> bytes:
+    """A record as it is stored: what TFDS makes of it, in a fixed order of features, and many times faster.
+
+    Args:
+        record: Features by name: str, bytes, sequences of bytes, bools, numbers and arrays of numbers. What TFDS
+            stores as bytes has to be bytes already.
+
+    Returns:
+        A serialized tf.train.Example; the same record always gives the same bytes.
+    """
+    example = tf_example_pb2.Example()
+    for name, value in record.items():
+        feature = example.features.feature[name]
+        if isinstance(value, str):
+            feature.bytes_list.value.append(value.encode())
+        elif isinstance(value, bytes):
+            feature.bytes_list.value.append(value)
+        elif isinstance(value, list):
+            feature.bytes_list.value.extend(value)
+        else:
+            numbers = np.asarray(value).ravel()
+            if numbers.dtype.kind == "f":
+                feature.float_list.value.extend(numbers.tolist())
+            else:
+                feature.int64_list.value.extend(numbers.astype(np.int64).tolist())
+    return example.SerializeToString(deterministic=True)
 
 
 def open_split(data_dir: Path, name: str, split: str) -> Records:

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
 from data_pipelines.processes import OrderedMap
+from data_pipelines.records import serialized
 from data_pipelines.releases.items import Skip
 
 
@@ -21,7 +19,7 @@ class Outcome:
     """What became of an item.
 
     Attributes:
-        records: A dict of features for each record that it gives.
+        records: A dict of features for each record that it gives, as `records.serialized` takes them.
         skips: What of it was left out.
         counts: What is to be counted; names as in `Recipe.counted`.
         near_duplicates: (its key, key of the face that it resembles, distance).
@@ -115,16 +113,9 @@ class Cooked:
 def cook(recipe: Recipe, split: str, items: Sequence[Any]) -> Cooked:
     """Prepares a chunk of items of a split: the unit of work of a process."""
     outcomes = [Outcome(skips=[item]) if isinstance(item, Skip) else recipe.prepare(split, item) for item in items]
-    features = tfds.features.FeaturesDict(recipe.features())
-    serializer = ExampleSerializer(features.get_serialized_info())
     counts = {name: sum(outcome.counts.get(name, 0) for outcome in outcomes) for name in recipe.counted}
     return Cooked(
-        # In a fixed order of features: else records differ between runs.
-        records=[
-            serializer.get_tf_example(features.encode_example(record)).SerializeToString(deterministic=True)
-            for outcome in outcomes
-            for record in outcome.records
-        ],
+        records=[serialized(record) for outcome in outcomes for record in outcome.records],
         notes={
             "items": len(items),
             "skipped": [[skip.key, skip.reason] for outcome in outcomes for skip in outcome.skips],

@@ -126,7 +126,8 @@ class RecordingsRecipe(Recipe):
         if isinstance(found, str):
             return Outcome(skips=[Skip(item.name, found)])
         record, counts = found
-        return Outcome([record], counts=counts)
+        stored = {name: value.tobytes() if isinstance(value, np.ndarray) else value for name, value in record.items()}
+        return Outcome([stored], counts=counts)
 
     def without_split(self) -> Iterator[tuple[str, Skip]]:
         """What belongs to no split, or to one without a recording."""
