@@ -41,8 +41,12 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
         return _parsed(self._source[index])
 
+    def read(self, indices: Sequence[int]) -> list[dict[str, Sequence[Any]]]:
+        """The records at those positions, many times faster than one by one."""
+        return list(map(_parsed, self._source.__getitems__(indices)))
+
     def __iter__(self) -> Iterator[dict[str, Sequence[Any]]]:
-        """All records in order, many times faster than one by one."""
+        """All records in order."""
         return map(_parsed, _serialized(self._files))
 
 

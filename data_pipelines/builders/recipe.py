@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+
 from data_pipelines.processes import OrderedMap
 from data_pipelines.records import serialized
 from data_pipelines.releases.items import Skip
