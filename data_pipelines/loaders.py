@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import grain
 import numpy as np
+import simplejpeg
 
 from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
@@ -28,6 +28,7 @@ FaceSet = Literal["affectnet", "faces"]
 ClipSet = Literal["recola", "clips"]
 """Prepared datasets of annotated recordings: RECOLA's, and people's own."""
 
+_FACE_FEATURES = ("image", "expression", "valence_arousal", "valence_arousal_valid")
 _FEC_PARTS = ("fec/faces", "fec/triplets")
 
 
@@ -250,14 +251,14 @@ class _Source:
 
 def _faces(records: Records) -> _Source:
     def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        batch = records.read(indices)
-        expressions = np.array([record["expression"][0] for record in batch], np.int32)
+        images, expressions, valence_arousal, valid = records.read(indices, _FACE_FEATURES)
+        expression = np.array(expressions, np.int32)[:, 0]
         return {
-            "image": _decode_all([record["image"][0] for record in batch]),
-            "expression": np.maximum(expressions, 0),
-            "expression_valid": expressions >= 0,
-            "valence_arousal": np.array([record["valence_arousal"] for record in batch], np.float32),
-            "valence_arousal_valid": np.array([record["valence_arousal_valid"][0] for record in batch], np.bool_),
+            "image": _decode_all([jpeg for (jpeg,) in images]),
+            "expression": np.maximum(expression, 0),
+            "expression_valid": expression >= 0,
+            "valence_arousal": np.array(valence_arousal, np.float32),
+            "valence_arousal_valid": np.array(valid, np.bool_)[:, 0],
             "index": np.array(indices, np.int64),
         }
 
@@ -269,11 +270,12 @@ def _triplets(data_dir: Path, split: str) -> _Source:
     faces, triplets = (open_split(data_dir, name, split) for name in _FEC_PARTS)
 
     def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        batch = triplets.read(indices)
-        images = _decode_all([face["image"][0] for face in faces.read([i for one in batch for i in one["faces"]])])
+        positions, kinds = triplets.read(indices, ("faces", "kind"))
+        (jpegs,) = faces.read([position for three in positions for position in three], ("image",))
+        images = _decode_all([jpeg for (jpeg,) in jpegs])
         return {
-            "image": images.reshape(len(batch), 3, *images.shape[1:]),
-            "kind": np.array([triplet["kind"][0] for triplet in batch], np.int32),
+            "image": images.reshape(len(indices), 3, *images.shape[1:]),
+            "kind": np.array(kinds, np.int32)[:, 0],
             "index": np.array(indices, np.int64),
         }
 
@@ -343,16 +345,11 @@ def _recording(record: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 def _decode_all(jpegs: Sequence[bytes]) -> np.ndarray:
     """Pictures of one size, N×H×W×3."""
-    first = _decode(jpegs[0])
-    images = np.empty((len(jpegs), *first.shape), np.uint8)
-    images[0] = first
-    for number, jpeg in enumerate(jpegs[1:], start=1):
-        images[number] = _decode(jpeg)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpegs[0])
+    images = np.empty((len(jpegs), height, width, 3), np.uint8)
+    for jpeg, image in zip(jpegs, images, strict=True):
+        simplejpeg.decode_jpeg(jpeg, buffer=image)
     return images
-
-
-def _decode(jpeg: bytes) -> np.ndarray:
-    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB))
 
 
 def _timed_arrays(recording: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -41,9 +41,20 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
         return _parsed(self._source[index])
 
-    def read(self, indices: Sequence[int]) -> list[dict[str, Sequence[Any]]]:
-        """The records at those positions, many times faster than one by one."""
-        return list(map(_parsed, self._source.__getitems__(indices)))
+    def read(self, indices: Sequence[int], names: Sequence[str]) -> list[list[Sequence[Any]]]:
+        """Some features of the records at those positions, many times faster than one by one.
+
+        Args:
+            indices: Positions.
+            names: Of the features.
+
+        Returns:
+            For each name the feature's values in all those records.
+        """
+        parsed = [
+            tf_example_pb2.Example.FromString(data).features.feature for data in self._source.__getitems__(indices)
+        ]
+        return [[_values(features[name]) for features in parsed] for name in names]
 
     def __iter__(self) -> Iterator[dict[str, Sequence[Any]]]:
         """All records in order."""
@@ -52,7 +63,11 @@ class Records:
 
 def _parsed(data: bytes) -> dict[str, Sequence[Any]]:
     features = tf_example_pb2.Example.FromString(data).features.feature
-    return {name: getattr(feature, feature.WhichOneof("kind")).value for name, feature in features.items()}
+    return {name: _values(feature) for name, feature in features.items()}
+
+
+def _values(feature: Any) -> Sequence[Any]:
+    return getattr(feature, feature.WhichOneof("kind")).value
 
 
 def _serialized(files: Sequence[str]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tensorflow_datasets.proto import tf_example_pb2
+from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 SEED = 0
 SHUFFLED_BATCHES = 16
@@ -30,7 +30,8 @@ class Faces:
     """A map-style data set for PyTorch: one record, parsed and decoded, at a time."""
 
     def __init__(self, files: Sequence[str]) -> None:
-        self._source = ArrayRecordDataSource(list(files))
+        # Without threads of its own: there is a process for every core, and it would abort at its end.
+        self._source = ArrayRecordDataSource(list(files), reader_options={"max_parallelism": "0"})
 
     def __len__(self) -> int:
         return len(self._source)
@@ -136,7 +137,7 @@ def _shuffled(count: int, batch_size: int) -> Iterator[list[int]]:
 
 
 def _decoded(record: bytes) -> dict[str, Any]:
-    features = tf_example_pb2.Example.FromString(record).features.feature
+    features = Example.FromString(record).features.feature
     jpeg = features["image"].bytes_list.value[0]
     return {
         "image": cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB),

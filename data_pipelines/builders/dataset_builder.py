@@ -19,13 +19,14 @@ import os
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.utils.shard_utils import ShardConfig, get_shard_boundaries
 from tensorflow_datasets.core.writer import ExampleWriter
@@ -175,7 +176,18 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore
         return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
 
     def _example_writer(self) -> ExampleWriter:
-        return ExampleWriter(file_format=self.info.file_format)
+        return _UncompressedWriter(file_format=self.info.file_format)
+
+
+class _UncompressedWriter(ExampleWriter):
+    """Writes ArrayRecord as TFDS does, without compressing: JPEGs don't get smaller, only slower."""
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> None:
+        """Writes a shard."""
+        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, example in examples:
+            writer.write(example)
+        writer.close()
 
 
 def _fill(journal: Journal, recipe: Recipe, split: str, map_: OrderedMap) -> None:
