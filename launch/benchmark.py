@@ -31,7 +31,16 @@ from launch.benchmark_limits import Picture
 from launch.errors import LaunchError
 from launch.stopwatch import Work, seconds, taking
 
-PACKAGES = ("numpy", "opencv-python-headless", "grain", "array_record", "torch", "tensorflow", "tensorflow-cpu")
+PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "simplejpeg",
+    "grain",
+    "array_record",
+    "torch",
+    "tensorflow",
+    "tensorflow-cpu",
+)
 """Whose versions the results name, where they are installed."""
 
 LIMITS = (
@@ -40,6 +49,7 @@ LIMITS = (
     "limit of loading, one core",
     "limit of loading, all cores",
 )
+OPENCV = "decoding by OpenCV, all cores"
 PREPARE = "avemo prepare"
 LOADER = "avemo loader"
 
@@ -134,13 +144,15 @@ class BenchmarkPipeline:
         work = benchmark_limits.decoding
         yield Measurement(LIMITS[2], len(shares[0][0]) * self.passes, work, shares[:1])
         yield Measurement(LIMITS[3], len(jpegs) * self.passes, work, shares)
+        work = benchmark_limits.decoding_by_opencv
+        yield Measurement(OPENCV, len(jpegs) * self.passes, work, shares)
         yield self._loader(LOADER, len(jpegs), own_batches, folder / "prepared")
         split = prepared_folder(folder / "prepared", "affectnet")
         files = sorted(str(path) for path in split.glob("*-train.array_record-*"))
         if benchmark_peers.installed("torch"):
             torch_batches = benchmark_peers.torch_batches
             yield self._loader("PyTorch DataLoader", len(jpegs), torch_batches, files, False)
-            yield self._loader("PyTorch DataLoader, reading batches", len(jpegs), torch_batches, files, True)
+            yield self._loader("PyTorch DataLoader, tuned", len(jpegs), torch_batches, files, True)
         if benchmark_peers.installed("tensorflow"):
             tfrecord = folder / "train.tfrecord"
             with worker_pool(1) as pool:  # This process stays free of TensorFlow.
@@ -250,14 +262,14 @@ def ratios(images_per_s: Mapping[str, Sequence[float]], workers: int) -> dict[st
         pairs = zip(images_per_s[name], images_per_s[other], strict=True)
         return label, [rate / (times * against) for rate, against in pairs]
 
-    peers = [name for name in images_per_s if name not in (*LIMITS, PREPARE, LOADER)]
+    peers = [name for name in images_per_s if name not in (*LIMITS, OPENCV, PREPARE, LOADER)]
     return dict(
         [
             divided(PREPARE, LIMITS[0], workers),
             divided(PREPARE, LIMITS[1]),
             *(divided(name, LIMITS[2], workers) for name in (LOADER, *peers)),
             *(divided(name, LIMITS[3]) for name in (LOADER, *peers)),
-            *(divided(LOADER, name) for name in peers),
+            *(divided(LOADER, name) for name in (OPENCV, *peers)),
         ]
     )
 

@@ -4,16 +4,13 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from multiprocessing.synchronize import Barrier
-from threading import BrokenBarrierError
+from multiprocessing.connection import Connection
 from typing import Any
 
 from launch.errors import LaunchError
 
 Work = Callable[..., AbstractContextManager[Callable[[], Any]]]
 """A context manager that gets everything ready and gives what is to be timed; a function at the top of a module."""
-
-TIMEOUT_S = 3600
 
 
 def seconds(work: Work, shares: Sequence[tuple[Any, ...]]) -> float:
@@ -30,18 +27,27 @@ def seconds(work: Work, shares: Sequence[tuple[Any, ...]]) -> float:
         LaunchError: a process failed.
     """
     context = multiprocessing.get_context("spawn")  # forking would copy the threads of the libraries loaded here
-    barrier = context.Barrier(len(shares) + 1)
-    processes = [context.Process(target=_do, args=(work, share, barrier)) for share in shares]
-    for process in processes:
-        process.start()
+    processes, connections = [], []
+    for share in shares:
+        connection, its_connection = context.Pipe()
+        processes.append(context.Process(target=_do, args=(work, share, its_connection)))
+        connections.append(connection)
+        processes[-1].start()
+        its_connection.close()
     try:
-        barrier.wait(TIMEOUT_S)
+        for connection in connections:
+            connection.recv()
         start = time.perf_counter()
-        barrier.wait(TIMEOUT_S)
+        for connection in connections:
+            connection.send(None)
+        for connection in connections:
+            connection.recv()
         return time.perf_counter() - start
-    except BrokenBarrierError:
+    except (EOFError, BrokenPipeError):
         raise LaunchError("a measured process failed; what it said stands above") from None
     finally:
+        for connection in connections:
+            connection.close()
         for process in processes:
             process.join()
 
@@ -71,14 +77,12 @@ def taking(batches: Callable[..., Iterator[Any]], arguments: tuple[Any, ...], wa
     yield take
 
 
-def _do(work: Work, share: tuple[Any, ...], barrier: Barrier) -> None:
-    try:
-        with work(*share) as timed:
-            barrier.wait(TIMEOUT_S)
-            timed()
-            barrier.wait(TIMEOUT_S)
-    except BrokenBarrierError:
-        pass  # another process failed and tells
-    except BaseException:
-        barrier.abort()
-        raise
+def _do(work: Work, share: tuple[Any, ...], connection: Connection) -> None:
+    with work(*share) as timed:
+        connection.send(None)
+        try:
+            connection.recv()
+        except EOFError:  # another process failed
+            return
+        timed()
+        connection.send(None)

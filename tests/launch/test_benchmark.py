@@ -1,4 +1,7 @@
 import json
+import os
+import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from data_pipelines.records import open_split, prepared_folder
 from data_pipelines.releases import affectnet
 from data_pipelines.releases.items import Face
 from launch import benchmark_limits, benchmark_peers
-from launch.benchmark import LIMITS, LOADER, PREPARE, BenchmarkPipeline, excerpt, ratios, shared_out
+from launch.benchmark import LIMITS, LOADER, OPENCV, PREPARE, BenchmarkPipeline, excerpt, ratios, shared_out
 from launch.errors import LaunchError
 from launch.stopwatch import seconds
 
@@ -45,7 +48,7 @@ def test_every_item_is_in_one_share():
 
 def test_ratios_are_taken_round_by_round():
     rates = dict(zip(LIMITS, ([100, 200], [180, 400], [1000, 1000], [1800, 1600]), strict=True))
-    rates |= {PREPARE: [90, 300], LOADER: [900, 800], "tf.data": [450, 1600]}
+    rates |= {PREPARE: [90, 300], LOADER: [900, 800], OPENCV: [1200, 800], "tf.data": [450, 1600]}
     assert ratios(rates, workers=2) == {
         f"{PREPARE} / {LIMITS[0]} × 2": [0.45, 0.75],
         f"{PREPARE} / {LIMITS[1]}": [0.5, 0.75],
@@ -53,15 +56,26 @@ def test_ratios_are_taken_round_by_round():
         f"tf.data / {LIMITS[2]} × 2": [0.225, 0.8],
         f"{LOADER} / {LIMITS[3]}": [0.5, 0.5],
         f"tf.data / {LIMITS[3]}": [0.25, 1.0],
+        f"{LOADER} / {OPENCV}": [0.75, 1.0],
         f"{LOADER} / tf.data": [2.0, 0.5],
     }
 
 
 def test_a_process_that_fails_ends_the_measurement(capfd):
-    good, bad = ([encode_jpeg(np.zeros((8, 8, 3), np.uint8), 95)], 1), (["no bytes"], 1)
+    good, bad = ([encode_jpeg(np.zeros((8, 8, 3), np.uint8), 95)], 1), ([None], 1)
     with pytest.raises(LaunchError, match="a measured process failed"):
         seconds(benchmark_limits.decoding, [good, bad])
     assert "TypeError" in capfd.readouterr().err
+
+
+def test_a_process_that_is_killed_ends_the_measurement():
+    with pytest.raises(LaunchError, match="a measured process failed"):
+        seconds(_killed, [()])
+
+
+@contextmanager
+def _killed():
+    yield lambda: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_whole_benchmark(tmp_path, monkeypatch):
@@ -69,16 +83,16 @@ def test_the_whole_benchmark(tmp_path, monkeypatch):
     out = tmp_path / "results" / "benchmark.json"
     BenchmarkPipeline(out, images=24, picture_size=64, size=16, batch_size=4, workers=2, rounds=1, passes=1)()
     results = json.loads(out.read_text())
-    assert set(results["images_per_s"]) == {*LIMITS, PREPARE, LOADER}
+    assert set(results["images_per_s"]) == {*LIMITS, OPENCV, PREPARE, LOADER}
     assert all(rate > 0 for rates in results["images_per_s"].values() for rate in rates)
     assert results["settings"]["images"] == 24
     assert results["machine"]["numpy"] == np.__version__
 
 
-@pytest.mark.parametrize("peer", ["torch", "tensorflow"])
+@pytest.mark.parametrize("peer", ["torch", "torch, tuned", "tensorflow"])
 def test_peers_give_the_same_pixels(tiny, tmp_path, peer):
-    if not benchmark_peers.installed(peer):
-        pytest.skip(f"{peer} is not installed")
+    if not benchmark_peers.installed(package := peer.split(",")[0]):
+        pytest.skip(f"{package} is not installed")
     files = sorted(map(str, prepared_folder(tiny.data, "affectnet").glob("*-train.array_record-*")))
     with worker_pool(1) as pool:  # This process stays free of either.
         images = pool.submit(_first_images, peer, files, tmp_path).result()
@@ -90,8 +104,8 @@ def test_peers_give_the_same_pixels(tiny, tmp_path, peer):
 
 
 def _first_images(peer, files, folder):
-    if peer == "torch":
-        return next(benchmark_peers.torch_batches(files, True, 8, 1))["image"].numpy()
+    if peer != "tensorflow":
+        return next(benchmark_peers.torch_batches(files, peer != "torch", 8, 1))["image"].numpy()
     benchmark_peers.write_tfrecord(files, folder / "train.tfrecord")
     return next(benchmark_peers.tf_data_batches(folder / "train.tfrecord", "INTEGER_ACCURATE", 8, 1))["image"]
 
