@@ -1,12 +1,13 @@
 """Grain loaders: prepared datasets in, batches of numpy arrays out.
 
 The iterators for training are endless, shuffled anew in every epoch, and can say and resume their position
-(`get_state`, `set_state`). The order depends on the seed alone, never on the number of threads. Hosts share a
-dataset by `shard_index` and `shard_count`: each takes every `shard_count`-th record, before shuffling.
-Evaluation goes once over everything, in order, and fills the last batch up with repetitions whose `valid` is
+(`get_state`, `set_state`). The order depends on the seed alone, never on the number of threads. Hosts share every
+batch by `shard_index` and `shard_count`: together they see what one host would see with a batch `shard_count` times as
+large. Evaluation goes once over everything, in order, and fills the last batch up with repetitions whose `valid` is
 False.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 import grain
 import numpy as np
+import psutil
 import simplejpeg
 
 from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
@@ -28,7 +30,7 @@ FaceSet = Literal["affectnet", "faces"]
 ClipSet = Literal["recola", "clips"]
 """Prepared datasets of annotated recordings: RECOLA's, and people's own."""
 
-_FACE_FEATURES = ("image", "expression", "valence_arousal", "valence_arousal_valid")
+_ENDLESS = 1 << 40
 _FEC_PARTS = ("fec/faces", "fec/triplets")
 
 
@@ -93,7 +95,7 @@ def face_batches(
         "index" int64 B (position in the split).
 
     Raises:
-        DataError: The dataset isn't prepared, or this shard holds no record.
+        DataError: The dataset isn't prepared.
     """
     source = _faces(open_split(data_dir, name, split))
     return _training_iterator(source, batch_size, seed, shard_index, shard_count, threads)
@@ -143,7 +145,7 @@ def triplet_batches(
         (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
 
     Raises:
-        DataError: FEC isn't prepared, its triplets weren't made for its faces, or this shard holds no record.
+        DataError: FEC isn't prepared, its triplets weren't made for its faces.
     """
     source = _triplets(data_dir, split)
     return _training_iterator(source, batch_size, seed, shard_index, shard_count, threads)
@@ -243,18 +245,20 @@ def window_batches(
 
 @dataclass(frozen=True)
 class _Source:
-    """Records by position, given a batch at a time: reading and parsing many at once is several times faster."""
+    """Records by position, given a batch at a time."""
 
     count: int
     load: Callable[[Sequence[int]], dict[str, np.ndarray]]
 
 
 def _faces(records: Records) -> _Source:
+    features = _Features(records, ("image", "expression", "valence_arousal", "valence_arousal_valid"))
+
     def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        images, expressions, valence_arousal, valid = records.read(indices, _FACE_FEATURES)
+        jpegs, expressions, valence_arousal, valid = features.read(indices)
         expression = np.array(expressions, np.int32)[:, 0]
         return {
-            "image": _decode_all([jpeg for (jpeg,) in images]),
+            "image": _decode(jpegs),
             "expression": np.maximum(expression, 0),
             "expression_valid": expression >= 0,
             "valence_arousal": np.array(valence_arousal, np.float32),
@@ -268,11 +272,12 @@ def _faces(records: Records) -> _Source:
 def _triplets(data_dir: Path, split: str) -> _Source:
     _check_pair(data_dir)
     faces, triplets = (open_split(data_dir, name, split) for name in _FEC_PARTS)
+    faces_features, triplets_features = _Features(faces, ("image",)), _Features(triplets, ("faces", "kind"))
 
     def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        positions, kinds = triplets.read(indices, ("faces", "kind"))
-        (jpegs,) = faces.read([position for three in positions for position in three], ("image",))
-        images = _decode_all([jpeg for (jpeg,) in jpegs])
+        positions, kinds = triplets_features.read(indices)
+        (jpegs,) = faces_features.read([position for three in positions for position in three])
+        images = _decode(jpegs)
         return {
             "image": images.reshape(len(indices), 3, *images.shape[1:]),
             "kind": np.array(kinds, np.int32)[:, 0],
@@ -280,6 +285,29 @@ def _triplets(data_dir: Path, split: str) -> _Source:
         }
 
     return _Source(len(triplets), load)
+
+
+class _Features:
+    """Some features of records, by position, kept in memory once they were read, pictures encoded as they are.
+
+    ArrayRecord can be read by one thread at a time, and reading takes about as long as decoding a small picture. Where
+    the files are larger than a quarter of the machine's memory (our choice), nothing is kept.
+    """
+
+    def __init__(self, records: Records, names: Sequence[str]) -> None:
+        self._records = records
+        self._names = names
+        self._kept: list[tuple[Any, ...] | None] = [None] * len(records)
+        self._keeps = records.bytes_on_disk <= psutil.virtual_memory().total / 4
+
+    def read(self, indices: Sequence[int]) -> list[Sequence[Any]]:
+        """For each name, the values of the feature in those records."""
+        if not self._keeps:
+            return list(zip(*self._records.read(indices, self._names), strict=True))
+        missing = [index for index in indices if self._kept[index] is None]
+        for index, row in zip(missing, self._records.read(missing, self._names) if missing else (), strict=True):
+            self._kept[index] = row
+        return list(zip(*(self._kept[index] for index in indices), strict=True))  # type: ignore[misc]
 
 
 def _check_pair(data_dir: Path) -> None:
@@ -295,17 +323,23 @@ def _check_pair(data_dir: Path) -> None:
 def _training_iterator(
     source: _Source, batch_size: int, seed: int, shard_index: int, shard_count: int, threads: int
 ) -> grain.DatasetIterator:
-    if shard_index >= source.count:
-        raise DataError(f"{source.count} records can't be shared among {shard_count} hosts; use fewer hosts")
-    dataset = (
-        grain.MapDataset.range(source.count)
-        .seed(seed)[shard_index::shard_count]
-        .shuffle()
-        .repeat()
-        .batch(batch_size, drop_remainder=True)
-        .map(lambda indices: source.load(indices.tolist()))
-    )
-    return iter(dataset.to_iter_dataset(_read_options(threads)))
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng((seed, epoch)).permutation(source.count)
+
+    def batch(number: int) -> dict[str, np.ndarray]:
+        places = (number * shard_count + shard_index) * batch_size + np.arange(batch_size)
+        epochs, positions = np.divmod(places, source.count)
+        return source.load(
+            [
+                index
+                for epoch in range(epochs[0], epochs[-1] + 1)
+                for index in order(epoch)[positions[epochs == epoch]].tolist()
+            ]
+        )
+
+    # Grain's own order takes 16 µs for each record, during which no thread can do anything else.
+    return iter(grain.MapDataset.range(_ENDLESS).map(batch).to_iter_dataset(_read_options(threads)))
 
 
 def _evaluation_iterator(
@@ -329,7 +363,7 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 
 def _recording(record: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    frames = _decode_all(record["frames"])
+    frames = _decode([[jpeg] for jpeg in record["frames"]])
     count = len(frames)
     ratings = np.frombuffer(record["ratings"][0], np.float32)
     return {
@@ -343,11 +377,11 @@ def _recording(record: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def _decode_all(jpegs: Sequence[bytes]) -> np.ndarray:
-    """Pictures of one size, N×H×W×3."""
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpegs[0])
+def _decode(jpegs: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """Pictures of one size, N×H×W×3, from features that hold one each."""
+    height, width, _, _ = simplejpeg.decode_jpeg_header(jpegs[0][0])
     images = np.empty((len(jpegs), height, width, 3), np.uint8)
-    for jpeg, image in zip(jpegs, images, strict=True):
+    for (jpeg,), image in zip(jpegs, images, strict=True):
         simplejpeg.decode_jpeg(jpeg, buffer=image)
     return images
 

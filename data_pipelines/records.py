@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from tensorflow_datasets.proto import tf_example_pb2
+from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from data_pipelines.errors import DataError
 
@@ -41,7 +41,7 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Sequence[Any]]:
         return _parsed(self._source[index])
 
-    def read(self, indices: Sequence[int], names: Sequence[str]) -> list[list[Sequence[Any]]]:
+    def read(self, indices: Sequence[int], names: Sequence[str]) -> list[tuple[tuple[Any, ...], ...]]:
         """Some features of the records at those positions, many times faster than one by one.
 
         Args:
@@ -49,12 +49,15 @@ class Records:
             names: Of the features.
 
         Returns:
-            For each name the feature's values in all those records.
+            For each record the values of each of them.
         """
-        parsed = [
-            tf_example_pb2.Example.FromString(data).features.feature for data in self._source.__getitems__(indices)
-        ]
-        return [[_values(features[name]) for features in parsed] for name in names]
+        parsed = (Example.FromString(data).features.feature for data in self._source.__getitems__(indices))
+        return [tuple(tuple(_values(features[name])) for name in names) for features in parsed]
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of all its files."""
+        return sum(Path(file).stat().st_size for file in self._files)
 
     def __iter__(self) -> Iterator[dict[str, Sequence[Any]]]:
         """All records in order."""
@@ -62,7 +65,7 @@ class Records:
 
 
 def _parsed(data: bytes) -> dict[str, Sequence[Any]]:
-    features = tf_example_pb2.Example.FromString(data).features.feature
+    features = Example.FromString(data).features.feature
     return {name: _values(feature) for name, feature in features.items()}
 
 
@@ -89,7 +92,7 @@ def serialized(record: Mapping[str, Any]) -> bytes:
     Returns:
         A serialized tf.train.Example; the same record always gives the same bytes.
     """
-    example = tf_example_pb2.Example()
+    example = Example()
     for name, value in record.items():
         feature = example.features.feature[name]
         if isinstance(value, str):

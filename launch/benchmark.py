@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional
 
 from data_pipelines.builders.affectnet import AffectNetPreparation, prepare_affectnet
 from data_pipelines.builders.dataset_builder import Workers
@@ -55,7 +56,7 @@ LOADER = "avemo loader"
 
 
 @dataclass(frozen=True)
-class BenchmarkPipeline:
+class Benchmark:
     """Measure preparing and loading against their limits, and against a PyTorch DataLoader and tf.data if installed.
 
     Attributes:
@@ -68,6 +69,7 @@ class BenchmarkPipeline:
         workers: processes or threads, for everybody alike.
         rounds: how often everything is measured, in turn.
         passes: how often a measurement of loading goes over all faces.
+        what: the data pipeline.
     """
 
     out: Path
@@ -79,6 +81,7 @@ class BenchmarkPipeline:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     rounds: int = 5
     passes: int = 3
+    what: Positional[Literal["pipeline"]] = "pipeline"
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.workers, self.rounds, self.passes) < 1:

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import subcommand
 
 from avemo.stages import fusion, student, teacher
+from launch.benchmark import Benchmark
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
@@ -60,6 +61,7 @@ def command_tree(preset: str | None) -> Any:
         ),
         evaluate=Evaluate,
         report=Report,
+        benchmark=Benchmark,
         demo=Demo,
     )
 

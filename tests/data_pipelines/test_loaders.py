@@ -17,6 +17,7 @@ from data_pipelines.builders.affectnet import AffectNetPreparation, prepare_affe
 from data_pipelines.builders.dataset_builder import Workers
 from data_pipelines.builders.fec import FecPreparation, prepare_fec
 from data_pipelines.errors import DataError
+from data_pipelines.records import Records
 from data_pipelines.releases.affectnet import COLUMNS
 from data_pipelines.releases.fec import photograph_path
 
@@ -156,14 +157,29 @@ def test_evaluation_of_triplets_fills_up_with_repetitions(prepared: Path) -> Non
     assert [int(batch["valid"].sum()) for batch in batches] == [4, 4, 3]
 
 
-def test_hosts_share_the_training_faces(prepared: Path) -> None:
-    seen: list[int] = []
-    for shard, own in ((0, 12), (1, 11)):
-        batches = loaders.face_batches(prepared, batch_size=1, seed=0, shard_index=shard, shard_count=2)
-        seen += [int(next(batches)["index"][0]) for _ in range(own)]
-    assert sorted(seen) == list(range(FACES))
-    with pytest.raises(DataError, match="23 records"):
-        loaders.face_batches(prepared, batch_size=1, seed=0, shard_index=23, shard_count=24)
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_share_every_batch(prepared: Path, hosts: int) -> None:
+    whole = loaders.face_batches(prepared, batch_size=6, seed=0)
+    shares = [
+        loaders.face_batches(prepared, batch_size=6 // hosts, seed=0, shard_index=host, shard_count=hosts)
+        for host in range(hosts)
+    ]
+    for _ in range(10):  # several epochs
+        together = [next(share) for share in shares]
+        for name, values in next(whole).items():
+            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in together]), values)
+
+
+def test_nothing_is_kept_where_memory_is_short(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def two_epochs() -> list[dict[str, np.ndarray]]:
+        batches = loaders.triplet_batches(prepared, batch_size=4, seed=0)
+        return [next(batches) for _ in range(6)]
+
+    kept = two_epochs()
+    monkeypatch.setattr(Records, "bytes_on_disk", 1 << 60)
+    for with_memory, without in zip(kept, two_epochs(), strict=True):
+        for name, values in with_memory.items():
+            np.testing.assert_array_equal(without[name], values)
 
 
 def test_metadata(prepared: Path) -> None:

@@ -12,7 +12,7 @@ from data_pipelines.records import open_split, prepared_folder
 from data_pipelines.releases import affectnet
 from data_pipelines.releases.items import Face
 from launch import benchmark_limits, benchmark_peers
-from launch.benchmark import LIMITS, LOADER, OPENCV, PREPARE, BenchmarkPipeline, excerpt, ratios, shared_out
+from launch.benchmark import LIMITS, LOADER, OPENCV, PREPARE, Benchmark, excerpt, ratios, shared_out
 from launch.errors import LaunchError
 from launch.stopwatch import seconds
 
@@ -81,7 +81,7 @@ def _killed():
 def test_the_whole_benchmark(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_peers, "installed", lambda package: False)
     out = tmp_path / "results" / "benchmark.json"
-    BenchmarkPipeline(out, images=24, picture_size=64, size=16, batch_size=4, workers=2, rounds=1, passes=1)()
+    Benchmark(out, images=24, picture_size=64, size=16, batch_size=4, workers=2, rounds=1, passes=1)()
     results = json.loads(out.read_text())
     assert set(results["images_per_s"]) == {*LIMITS, OPENCV, PREPARE, LOADER}
     assert all(rate > 0 for rates in results["images_per_s"].values() for rate in rates)
@@ -112,6 +112,6 @@ def _first_images(peer, files, folder):
 
 def test_impossible_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="images must be more than a batch"):
-        BenchmarkPipeline(tmp_path, images=100, batch_size=128)
+        Benchmark(tmp_path, images=100, batch_size=128)
     with pytest.raises(ValueError, match="at least 1"):
-        BenchmarkPipeline(tmp_path, rounds=0)
+        Benchmark(tmp_path, rounds=0)
