@@ -18,6 +18,8 @@ from data_pipelines.errors import DataError
 OrderedMap = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 """As `map`: applies a function to tasks and yields the results in the order of the tasks."""
 
+_SLOW_TO_IMPORT = ("cv2", "PIL.Image", "tensorflow_datasets", "array_record.python.array_record_data_source")
+
 
 @contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
@@ -34,9 +36,11 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     Raises:
         DataError: A process died.
     """
-    # Forking would copy JAX's threads, if the caller uses JAX, in whatever state they are.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_begin)
+    # Forking this process would copy JAX's threads, if the caller uses JAX, in whatever state they are. A server that
+    # has imported what takes long, and nothing else, is forked instead.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_SLOW_TO_IMPORT))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
     try:
         yield pool
     except BrokenProcessPool as error:

@@ -131,23 +131,46 @@ def open_split(data_dir: Path, name: str, split: str) -> Records:
     return Records([str(path) for path in info.filepaths], info.num_examples)
 
 
+class Fingerprint:
+    """A digest of all records of a dataset: the same for the same records in the same order, in whatever files."""
+
+    def __init__(self) -> None:
+        """Begins with none."""
+        self._hash = hashlib.sha256()
+
+    def taking(self, split: str, records: Iterable[bytes]) -> Iterator[bytes]:
+        """Hands on the serialized records of a split, and takes them in on the way."""
+        self._hash.update(f"{split}:".encode())
+        for record in records:
+            self._hash.update(f"{len(record)}:".encode())
+            self._hash.update(record)
+            yield record
+
+    def hexdigest(self) -> str:
+        """SHA-256 of what was taken in, hexadecimal."""
+        return self._hash.hexdigest()
+
+
+def stored_records(folder: Path, split: str) -> Iterator[bytes]:
+    """Reads the serialized records of a split from the files in a dataset's folder, in order."""
+    return _serialized([str(path) for path in sorted(folder.glob(f"*-{split}.array_record-*"))])
+
+
 def fingerprint_of(folder: Path, splits: Iterable[str]) -> str:
-    """A digest of all records of a dataset, read anew from its files.
+    """The fingerprint of a dataset, from its files.
 
     Args:
         folder: The dataset's folder.
         splits: The names of its splits, in their order.
 
     Returns:
-        SHA-256, hexadecimal: the same for the same records in the same order, however many files they are in.
+        What its metadata should say, see `Fingerprint`.
     """
-    found = hashlib.sha256()
+    fingerprint = Fingerprint()
     for split in splits:
-        found.update(f"{split}:".encode())
-        for record in _serialized([str(path) for path in sorted(folder.glob(f"*-{split}.array_record-*"))]):
-            found.update(f"{len(record)}:".encode())
-            found.update(record)
-    return found.hexdigest()
+        for _ in fingerprint.taking(split, stored_records(folder, split)):
+            pass
+    return fingerprint.hexdigest()
 
 
 def dataset_folder(data_dir: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ from data_pipelines.processes import OrderedMap
 from data_pipelines.releases import affectnet
 from data_pipelines.releases.items import Face, Skip
 
-_FACES_AT_ONCE = 16
+_FACES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from data_pipelines.builders.journal import Journal
 from data_pipelines.builders.recipe import Recipe, chunks, cook, digest
 from data_pipelines.errors import DataError
 from data_pipelines.processes import OrderedMap, ordered_map
-from data_pipelines.records import VERSION, dataset_folder, fingerprint_of, read_metadata
+from data_pipelines.records import VERSION, Fingerprint, dataset_folder, read_metadata, stored_records
 
 _log = logging.getLogger(__name__)
 
@@ -127,28 +127,25 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        folder = Path(self.data_dir)
         with ordered_map(self._workers.processes) as map_:
             recipe = self._recipe.with_overview(map_)
-            account = Account(recipe, folder)
+            account, fingerprint = Account(recipe, Path(self.data_dir)), Fingerprint()
             if self._workers.beam_runner is None:
-                infos = [self._write_split(recipe, split, account, map_) for split in recipe.splits()]
+                infos = [self._write_split(recipe, split, account, fingerprint, map_) for split in recipe.splits()]
             else:
-                infos = self._write_by_beam(recipe, account)
+                infos = self._write_by_beam(recipe, account, fingerprint)
         account.add_without_split()
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
-        self.info.metadata.update(
-            splits=account.splits,
-            fingerprint=fingerprint_of(folder, [info.name for info in infos]),
-            **recipe.metadata(),
-        )
+        self.info.metadata.update(splits=account.splits, fingerprint=fingerprint.hexdigest(), **recipe.metadata())
 
-    def _write_split(self, recipe: Recipe, split: str, account: Account, map_: OrderedMap) -> tfds.core.SplitInfo:
+    def _write_split(
+        self, recipe: Recipe, split: str, account: Account, fingerprint: Fingerprint, map_: OrderedMap
+    ) -> tfds.core.SplitInfo:
         with Journal(self._work / f"{split}.journal") as journal:
             _fill(journal, recipe, split, map_)
-            sizes = [len(record) for cooked in journal for record in cooked.records]
-            account.add(split, len(sizes), (cooked.notes for cooked in journal))
-            records = enumerate(record for cooked in journal for record in cooked.records)
+            sizes = [length for notes in journal.notes() for length in notes["lengths"]]
+            account.add(split, len(sizes), journal.notes())
+            records = enumerate(fingerprint.taking(split, journal.records()))
             template = self._get_filename_template(split)
             shards = ShardConfig.calculate_number_shards(sum(sizes), len(sizes))
             lengths: list[int] = []
@@ -158,7 +155,7 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore
                 self._example_writer().write(path, itertools.islice(records, lengths[-1]))
         return self._split_info(split, lengths, sum(sizes))
 
-    def _write_by_beam(self, recipe: Recipe, account: Account) -> list[tfds.core.SplitInfo]:
+    def _write_by_beam(self, recipe: Recipe, account: Account, fingerprint: Fingerprint) -> list[tfds.core.SplitInfo]:
         written = write_by_beam(
             recipe,
             templates={split: self._get_filename_template(split) for split in recipe.splits()},
@@ -169,6 +166,8 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore
         )
         for split, result in written.items():
             account.add(split, sum(result.shard_lengths), result.notes)
+            for _ in fingerprint.taking(split, stored_records(Path(self.data_dir), split)):
+                pass
         return [self._split_info(split, result.shard_lengths, result.size) for split, result in written.items()]
 
     def _split_info(self, split: str, lengths: list[int], size: int) -> tfds.core.SplitInfo:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from data_pipelines.builders.recipe import Cooked
 
@@ -65,16 +66,20 @@ class Journal:
         self._file.flush()
         self._entries.append(_Entry(digest, start, start + len(header) + len(notes) + len(records)))
 
-    def __iter__(self) -> Iterator[Cooked]:
-        """Reads all entries, one at a time."""
+    def notes(self) -> Iterator[dict[str, Any]]:
+        """Reads the notes of all entries, one at a time; "lengths" are those of the records."""
+        for entry in self._entries:
+            _, notes_length, _, _ = self._header(entry.start)
+            yield json.loads(self._file.read(notes_length))
+
+    def records(self) -> Iterator[bytes]:
+        """Reads all records, one entry at a time."""
         for entry in self._entries:
             notes, data = self._read(entry.start)
-            found = json.loads(notes)
-            records, position = [], 0
-            for length in found.pop("lengths"):
-                records.append(data[position : position + length])
+            position = 0
+            for length in json.loads(notes)["lengths"]:
+                yield data[position : position + length]
                 position += length
-            yield Cooked(records, found)
 
     def _scan(self) -> Iterator[_Entry]:
         """The entries on disk up to the first that isn't whole."""

@@ -48,7 +48,7 @@ class Recipe(ABC):
     description: ClassVar[str]
     unit: ClassVar[str]
     counted: ClassVar[tuple[str, ...]] = ()
-    items_per_chunk: ClassVar[int] = 16
+    items_per_chunk: ClassVar[int] = 32
     source: Path
 
     @abstractmethod
