@@ -135,6 +135,8 @@ def print_counts(folder: Path) -> None:
                 table.add_row(split, name.replace("_", " "), str(value))
         for reason, number in counts["skipped"].items():
             table.add_row(split, f"skipped: {reason}", str(number))
+    if "shared_photographs" in metadata:
+        table.add_row("train and test", "photographs in both", str(metadata["shared_photographs"]))
     Console().print(table)
 
 
