@@ -728,7 +728,7 @@ def test_killed_ten_times_and_continued_gives_the_same_bytes(tmp_path: Path, ser
 
 
 def test_interrupted_by_hand_leaves_nothing_unfinished(tmp_path: Path, server: Server) -> None:
-    server.answers = {f"/{number}": [[HEAD, PICTURE, 10.0]] for number in range(6)}
+    server.answers = {f"/{number}": [[HEAD, PICTURE, 60.0]] for number in range(6)}
     write_lists(tmp_path, [server.url(f"/{number}") for number in range(6)])
     child = start_child(tmp_path, server)
     wait_for_requests(server, 6)

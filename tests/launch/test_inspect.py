@@ -146,12 +146,12 @@ def recording(name):
             {
                 "name": name,
                 "frames": [jpeg(120)] * 50,
-                "face_valid": face_valid,
-                "face_size_px": np.where(face_valid, np.float32(100), np.float32(0)),
-                "waveform": np.zeros(50 * 640, np.int16),
+                "face_valid": face_valid.tobytes(),
+                "face_size_px": np.where(face_valid, np.float32(100), np.float32(0)).tobytes(),
+                "waveform": np.zeros(50 * 640, np.int16).tobytes(),
                 "voice_valid": name == "P1",
-                "ratings": ratings,
-                "gold_standard": ratings.mean(axis=1),
+                "ratings": ratings.tobytes(),
+                "gold_standard": ratings.mean(axis=1).tobytes(),
             }
         ]
     )
