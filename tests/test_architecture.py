@@ -60,5 +60,6 @@ def test_the_command_line_starts_without_torch_and_tensorflow():
 
 
 def test_worker_processes_start_without_jax():
-    code = "import sys, launch.cli, data_pipelines.builders.affectnet, data_pipelines.recordings; sys.exit('jax' in sys.modules)"
+    modules = "launch.cli, data_pipelines.builders.affectnet, data_pipelines.recordings"
+    code = f"import sys, {modules}; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
