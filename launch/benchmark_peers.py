@@ -64,7 +64,7 @@ def torch_batches(files: Sequence[str], tuned: bool, batch_size: int, workers: i
     from torch.utils.data import DataLoader
 
     faces = (FacesTuned if tuned else Faces)(files)
-    loader = DataLoader(
+    loader: Any = DataLoader(
         faces,  # type: ignore[arg-type]
         batch_sampler=_shuffled(len(faces), batch_size),  # type: ignore[arg-type]
         num_workers=workers,
