@@ -117,6 +117,36 @@ def update(state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax
     )
 
 
+def in_pieces(apply: Callable[[Any, Any], tuple[Any, Any]], batch: Any, pieces: int) -> tuple[Any, Any]:
+    """A network over a batch, one piece of it after the other: gradient accumulation, where memory is short.
+
+    Only the network is taken in pieces. Its outputs are put together again, so that whatever loss follows is that of
+    the whole batch: masked means count each label alike, however the labels fall on the pieces, and a CCC pools all
+    windows. Gradients through this function add up over the pieces; each piece is computed once more on the way back
+    instead of being kept (`jax.checkpoint`), which costs a third more arithmetic.
+
+    Outputs and gradients are exactly those of the whole batch where rows don't influence each other. BatchNorm in
+    training lets them: its statistics become those of a piece, as with a smaller batch.
+
+    Row i belongs to piece i mod `pieces`, so that each piece lies on all devices as the batch does.
+
+    Args:
+        apply: (piece, number of the piece) -> (outputs, extras); the outputs' arrays have the piece's rows.
+        batch: A pytree of arrays whose first axis is the batch.
+        pieces: How many; they must divide the batch. One piece is plain `apply(batch, 0)`.
+
+    Returns:
+        The outputs of all rows in the batch's order, and the mean of the extras over the pieces.
+    """
+    if pieces == 1:
+        return apply(batch, 0)
+    split = lambda leaf: leaf.reshape(-1, pieces, *leaf.shape[1:]).swapaxes(0, 1)
+    join = lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:])
+    numbered = (jax.tree.map(split, batch), jnp.arange(pieces))
+    outputs, extras = jax.lax.map(jax.checkpoint(lambda piece: apply(*piece), prevent_cse=False), numbered)
+    return jax.tree.map(join, outputs), jax.tree.map(lambda leaf: leaf.mean(0), extras)
+
+
 def step_metrics(loss: jax.Array, gradients: Any) -> dict[str, jax.Array]:
     """What every training step reports: "loss" and "gradient_norm", the global norm before clipping."""
     return {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}

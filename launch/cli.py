@@ -1,4 +1,4 @@
-"""The `avemo` command: finds the subcommand, runs it, and turns the user's errors into one line and exit code 1."""
+"""The `avemo` command: finds the subcommand, runs it, and turns the user's errors into one line and an exit code."""
 
 import logging
 import os
@@ -6,19 +6,28 @@ import sys
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script.
+
+    Exit codes: 1 for the user's errors, 75 for a training that was told to stop and can be resumed, 130 for Ctrl-C
+    elsewhere.
+    """
     # Heavy imports wait until here: worker processes import this module again and must stay light.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from data_pipelines.errors import DataError
     from launch.commands import parse
     from launch.errors import LaunchError
+    from launch.interruption import EXIT_CODE, Interrupted
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of errors that it raises as well
     try:
         command = parse(sys.argv[1:])
         command()
     except (DataError, LaunchError, OSError) as error:
         sys.exit(f"avemo: {error}")
+    except Interrupted as stop:
+        print(f"avemo: {stop}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,6 +1,7 @@
 """Frozen face embeddings: recordings go through the face network once, before fusion is trained or scored."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 
 from avemo.augment import centre_crop
 from avemo.models.face import FaceConfig, FaceNetwork
-from launch.mesh import put_batch, replicated
+from launch.mesh import own_rows, put_batch, replicated
 
 FRAMES_PER_CALL = 256
 """Frames in one call of the network, per device; it has no influence on the result."""
@@ -19,18 +20,19 @@ Embedder = Callable[[np.ndarray], np.ndarray]
 
 
 def face_embedder(config: FaceConfig, variables: Any, mesh: Mesh) -> Embedder:
-    """A compiled face network for any number of frames."""
+    """A compiled face network for any number of frames; several hosts embed the same frames, each on its devices."""
     variables = jax.device_put(variables, replicated(mesh))
     size = FRAMES_PER_CALL * mesh.size
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=replicated(mesh))
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         outputs: Any = FaceNetwork(config).apply(variables, centre_crop(images, config.image_size), train=False)
         return outputs["embedding"]
 
     def embed(frames: np.ndarray) -> np.ndarray:
         padded = np.concatenate([frames, np.zeros((-len(frames) % size, *frames.shape[1:]), frames.dtype)])
-        parts = [apply(variables, put_batch(mesh, padded[i : i + size])) for i in range(0, len(padded), size)]
+        batches = (own_rows(padded[i : i + size]) for i in range(0, len(padded), size))
+        parts = [apply(variables, put_batch(mesh, batch)) for batch in batches]
         return np.concatenate(jax.device_get(parts))[: len(frames)]
 
     return embed

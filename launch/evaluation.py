@@ -14,7 +14,7 @@ from avemo.metrics import Regression, merge
 from avemo.stages import fusion
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
-from launch.mesh import put_batch
+from launch.mesh import own_rows, put_batch, replicated
 
 EVAL_BATCH_SIZE = 128
 """Faces in an evaluation batch; it has no influence on the result."""
@@ -25,11 +25,16 @@ class Evaluator:
 
     def __init__(self, eval_step: Callable[[Any, Any], Any], mesh: Mesh) -> None:
         self.mesh = mesh
-        self.eval_step = jax.jit(eval_step)
-        self.merge = jax.jit(merge)
+        everywhere = replicated(mesh)  # so that every host can read the figures
+        self.eval_step = jax.jit(eval_step, out_shardings=everywhere)
+        self.merge = jax.jit(merge, out_shardings=everywhere)
 
     def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Any:
-        """Metrics over all batches, on the host. Batches have one shape; the last one is padded and masked."""
+        """Metrics over all batches, on the host. Batches have one shape; the last one is padded and masked.
+
+        Each host gives its own rows of every batch, and all hosts give the same number of batches.
+        """
+        variables = jax.device_put(variables, replicated(self.mesh))
         total = None
         for batch in batches:
             metrics = self.eval_step(variables, put_batch(self.mesh, batch))
@@ -50,10 +55,12 @@ def score_faces(
         with_fec: whether to score triplets too.
         progress: what progress bars say; None shows none.
     """
+    hosts = jax.process_count()
     size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
-    sources = {"affectnet": loaders.face_eval_batches(data, batch_size=size, name=faces)}
+    share: Any = {"batch_size": size // hosts, "shard_index": jax.process_index(), "shard_count": hosts}
+    sources = {"affectnet": loaders.face_eval_batches(data, name=faces, **share)}
     if with_fec:
-        sources["fec"] = loaders.triplet_eval_batches(data, batch_size=size)
+        sources["fec"] = loaders.triplet_eval_batches(data, **share)
     total: dict[str, Any] = {}
     for corpus, batches in sources.items():
         name = faces if corpus == "affectnet" else corpus
@@ -105,13 +112,16 @@ def fec_results(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def fusion_batches(
     recordings: Sequence[Mapping[str, Any]], delay_frames: int, mesh: Mesh
 ) -> list[dict[str, np.ndarray]]:
-    """Whole recordings, padded to the longest, as many to a batch as there are devices; padding has no labels."""
+    """Whole recordings, padded to the longest, as many to a batch as there are devices; padding has no labels.
+
+    Every host holds all recordings and gets its own rows of each batch.
+    """
     frames = max(recording["face"].shape[0] for recording in recordings)
     padded = [_padded(delayed(recording, delay_frames), frames) for recording in recordings]
     nothing = jax.tree.map(np.zeros_like, padded[0])
     padded += [nothing] * (-len(padded) % mesh.size)
     return [
-        jax.tree.map(lambda *leaves: np.stack(leaves), *padded[i : i + mesh.size])
+        own_rows(jax.tree.map(lambda *leaves: np.stack(leaves), *padded[i : i + mesh.size]))
         for i in range(0, len(padded), mesh.size)
     ]
 

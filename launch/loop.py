@@ -2,22 +2,27 @@
 
 import json
 import math
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from avemo.training import Stage, TrainState, stream_key
 from launch.checkpoints import Checkpoints
 from launch.errors import LaunchError
-from launch.mesh import put_batch, replicated, split_batch
+from launch.hosts import is_first_host
+from launch.interruption import Interrupted, Interruption
+from launch.mesh import put_batch, replicated, split_batch, state_sharding, with_whole_parameters
 from launch.runs import METRICS_FILE, RUN_FILE, RunRecord, first_difference, read_record, write_json
 
 METRICS_DELAY = 2
@@ -25,15 +30,19 @@ METRICS_DELAY = 2
 
 
 class Batches(Protocol):
-    """An endless iterator over batches whose position can be saved, as Grain's are."""
+    """An endless iterator over batches whose position can be saved, as Grain's are.
+
+    The position is {"next_index": k}: k batches were taken. Batch k is the same whatever the position was saved on, so
+    a run can go on with other numbers of threads, devices and hosts.
+    """
 
     def __next__(self) -> Mapping[str, Any]:
         """The next batch, a pytree of numpy arrays."""
 
-    def get_state(self) -> dict[str, Any]:
-        """The position, as JSON can hold it."""
+    def get_state(self) -> dict[str, int]:
+        """The position."""
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, int]) -> None:
         """Go to a position."""
 
 
@@ -46,14 +55,14 @@ class Together:
     def __next__(self) -> dict[str, Any]:
         return {name: next(part) for name, part in self.parts.items()}
 
-    def get_state(self) -> dict[str, Any]:
-        """The positions of all."""
-        return {name: part.get_state() for name, part in self.parts.items()}
+    def get_state(self) -> dict[str, int]:
+        """The position, which all parts share."""
+        return next(iter(self.parts.values())).get_state()
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Move all to their positions."""
-        for name, part in self.parts.items():
-            part.set_state(state[name])
+    def set_state(self, state: dict[str, int]) -> None:
+        """Move all to the position."""
+        for part in self.parts.values():
+            part.set_state(state)
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,11 @@ def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
     Raises:
         LaunchError: the folder holds a run and `resume` was not given, or a run of another configuration.
     """
-    if not (run / RUN_FILE).exists():
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / RUN_FILE, asdict(record))
+    exists = (run / RUN_FILE).exists()
+    if not multihost_utils.broadcast_one_to_all(np.int32(exists)):  # as the first host found it
+        if is_first_host():
+            run.mkdir(parents=True, exist_ok=True)
+            write_json(run / RUN_FILE, asdict(record))
         return True
     if not resume:
         raise LaunchError(f"{run} holds a run already: add --resume to go on with it, or choose another --out")
@@ -95,7 +106,7 @@ def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
         raise LaunchError(f"{run} can't be resumed: it was started with another {difference}")
     with Checkpoints(run) as checkpoints:
         done = checkpoints.latest_step() == steps
-    if done:
+    if done and is_first_host():
         print(f"reused: {run} (all {steps} steps are done)")
     return not done
 
@@ -113,7 +124,7 @@ def train(
     rhythm: Rhythm,
     evaluate: Callable[[Any], dict[str, float]],
 ) -> TrainState:
-    """Train to the last step, going on from the newest checkpoint if there is one.
+    """Train to the last step, going on from the newest whole checkpoint if there is one.
 
     Args:
         name: what the progress bar says.
@@ -128,51 +139,84 @@ def train(
         evaluate: variables -> figures, logged with the step.
 
     Raises:
-        LaunchError: loss or gradient is not finite; the message names step and records.
+        LaunchError: loss or gradient is not finite (the message names step and records); the run's folder can't be
+            written; all its checkpoints are damaged.
+        Interrupted: SIGTERM or SIGINT came; all steps done are saved.
     """
-    everywhere = replicated(mesh)
-    state = jax.jit(lambda: stage.init(stream_key(seed, "init")), out_shardings=everywhere)()
+    init = lambda: stage.init(stream_key(seed, "init"))
+    shapes, everywhere = jax.eval_shape(init), replicated(mesh)
+    sharding = state_sharding(mesh, shapes)
     frozen = jax.device_put(stage.frozen, everywhere)
     train_step = jax.jit(
-        stage.train_step,
+        with_whole_parameters(mesh, stage.train_step),
         donate_argnums=0,
-        in_shardings=(everywhere, split_batch(mesh), *(everywhere for _ in frozen)),
-        out_shardings=everywhere,
+        in_shardings=(sharding, split_batch(mesh), *(everywhere for _ in frozen)),
+        out_shardings=(sharding, everywhere),
     )
-    with Checkpoints(run) as checkpoints:
+    with Interruption() as interruption, Checkpoints(run, training=True) as checkpoints:
         first_step = checkpoints.latest_step() or 0
         if first_step:
-            state, position = checkpoints.restore(state, mesh)
-            batches.set_state(position)
-            tqdm.write(f"{name}: goes on from step {first_step} of {run}")
-        truncate_log(run / METRICS_FILE, first_step)
+            like = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, sharding)
+            state, position = checkpoints.restore(like, mesh)
+            batches.set_state(position["batches"])
+        else:
+            state, position = jax.jit(init, out_shardings=sharding)(), {"metrics": []}
 
-        progress = tqdm(total=steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
-        with (run / METRICS_FILE).open("a") as log_file, progress:
-            log = Log(log_file, progress, rhythm.log_every, examples_per_step, run)
+        with Log(run, name, first_step, steps, rhythm.log_every, examples_per_step, position["metrics"]) as log:
             for step in range(first_step + 1, steps + 1):
                 batch = next(batches)
                 state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
                 log.add(step, metrics, batch)
+                last = step == steps or interruption.told_by(step)
                 if step % rhythm.evaluate_every == 0 or step == steps:
                     log.flush()
                     log.write(step, {f"eval/{key}": value for key, value in evaluate(state.variables).items()})
                     log.restart_clock()
-                if step % rhythm.checkpoint_every == 0 or step == steps:
+                if step % rhythm.checkpoint_every == 0 or last:
                     log.flush()
-                    checkpoints.save(step, state, batches.get_state())
+                    checkpoints.save(step, state, {"batches": batches.get_state(), "metrics": [*log.recent]})
+                if last:
+                    break
+    if interruption.told:
+        raise Interrupted(
+            f"{run} was told to stop after step {int(state.step)} of {steps}: to go on, add --resume to the command"
+        )
     return state
 
 
 class Log:
-    """Reads metrics a little late, checks that the loss is finite, and writes means over `every` steps."""
+    """Reads metrics a little late, checks that the loss is finite, and writes means over `every` steps.
 
-    def __init__(self, file: TextIO, progress: tqdm, every: int, examples_per_step: int, run: Path) -> None:
-        self.file, self.progress, self.every, self.run = file, progress, every, run
-        self.examples_per_step = examples_per_step
+    Only the first host writes and shows progress. To be used with `with`.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        name: str,
+        first_step: int,
+        steps: int,
+        every: int,
+        examples_per_step: int,
+        recent: list[dict[str, float]],
+    ) -> None:
+        self.path, self.every, self.examples_per_step = run / METRICS_FILE, every, examples_per_step
         self.pending: deque[tuple[int, dict[str, jax.Array], Mapping[str, Any]]] = deque()
-        self.recent: list[dict[str, float]] = []
+        self.recent = recent  # since the last line
+        if is_first_host():
+            if first_step:
+                tqdm.write(f"{name}: goes on from step {first_step} of {run}")
+            truncate_log(self.path, first_step)
+        self.progress = tqdm(
+            total=steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True, disable=not is_first_host()
+        )
         self.restart_clock()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.close()
 
     def restart_clock(self) -> None:
         """Count examples/s from now, so that evaluations and compilation don't spoil the rate."""
@@ -190,16 +234,18 @@ class Log:
             self._read()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line of metrics.jsonl."""
-        self.file.write(json.dumps({"step": step} | values) + "\n")
-        self.file.flush()
+        """One line of metrics.jsonl. Raises LaunchError where it can't be written."""
+        if not is_first_host():
+            return
+        with explained(self.path), self.path.open("a") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
 
     def _read(self) -> None:
         step, metrics, batch = self.pending.popleft()
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values.get("gradient_norm", 0.0))):
             raise LaunchError(
-                f"the loss is {values['loss']} at step {step} ({self.run}), or its gradient is not finite; "
+                f"the loss is {values['loss']} at step {step} ({self.path.parent}), or its gradient is not finite; "
                 f"{describe_records(batch)}. "
                 "Lower --optimizer.learning-rate, or look at these records"
             )
@@ -239,4 +285,20 @@ def truncate_log(path: Path, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept))
+    shortened = path.with_suffix(".tmp")  # renamed into place, or else a kill now would lose all lines
+    with explained(shortened):
+        shortened.write_text("".join(f"{line}\n" for line in kept))
+    shortened.replace(path)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what goes wrong in writing a file, such as a full disk, into a LaunchError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        free_mb = shutil.disk_usage(path.parent).free / 1e6
+        raise LaunchError(
+            f"{path} can't be written ({free_mb:,.1f} MB free): {error.strerror}. "
+            "Mend this, such as by making room, and go on with --resume"
+        ) from error

@@ -31,8 +31,9 @@ from launch.evaluation import (
     regression_results,
     score_faces,
 )
-from launch.loop import Rhythm, Together, start_run, train
-from launch.mesh import check_batch_size, data_mesh
+from launch.hosts import Hosts, is_first_host, join
+from launch.loop import Batches, Rhythm, Together, start_run, train
+from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh, own_rows
 from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 
@@ -50,6 +51,8 @@ class Run:
         seed: root of all random numbers.
         resume: go on with a run that was stopped.
         rhythm: when to log, evaluate and save.
+        mesh: devices along each axis, e.g. `data=8` or `data=4 fsdp=2`; all of them along data by default.
+        hosts: how the processes of this training find each other.
     """
 
     data: Path
@@ -58,6 +61,17 @@ class Run:
     seed: int = 0
     resume: bool = False
     rhythm: Annotated[Rhythm, arg(name="")] = field(default_factory=Rhythm)
+    mesh: MeshSetting = field(default_factory=MeshShape)
+    hosts: Annotated[Hosts, arg(name="")] = field(default_factory=Hosts)
+
+    def __call__(self) -> None:
+        """Train to the last step, together with the other hosts if there are any."""
+        join(self.hosts)  # before anything touches a device
+        self.train_on(device_mesh(self.mesh))
+
+    def train_on(self, mesh: Mesh) -> None:
+        """Train on these devices."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,12 @@ class TrainTeacher(FaceRun):
 
     config: Annotated[FaceTraining, arg(name="")] = teacher.PAPER
 
-    def __call__(self) -> None:
-        """Train to the last step."""
+    def train_on(self, mesh: Mesh) -> None:
+        """Train on these devices."""
         config = self.config
         record = RunRecord.new("teacher", self.preset, self.seed, config, face_inputs(self))
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        train_faces(self, record, config, teacher.build(config, weights, self.seed))
+        train_faces(self, mesh, record, config, teacher.build(config, weights, self.seed))
 
 
 @dataclass(frozen=True)
@@ -101,18 +115,18 @@ class TrainStudent(FaceRun):
     teacher: Path = tyro.MISSING
     config: Annotated[Distillation, arg(name="")] = student.PAPER
 
-    def __call__(self) -> None:
-        """Train to the last step."""
+    def train_on(self, mesh: Mesh) -> None:
+        """Train on these devices."""
         config = self.config
         inputs = face_inputs(self) | {"teacher": run_input(self.teacher)}
         record = RunRecord.new("student", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        teacher_network, teacher_variables = load_face_network(self.teacher, data_mesh())
+        teacher_network, teacher_variables = load_face_network(self.teacher, mesh)
         try:
             stage = student.build(config, weights, self.seed, teacher_network, teacher_variables)
         except ValueError as error:
             raise LaunchError(f"{self.teacher} can't teach this student: {error}") from error
-        train_faces(self, record, config, stage)
+        train_faces(self, mesh, record, config, stage)
 
 
 @dataclass(frozen=True)
@@ -129,10 +143,10 @@ class TrainFusion(Run):
     clips: ClipSet = "recola"
     config: Annotated[FusionTraining, arg(name="")] = fusion.PAPER
 
-    def __call__(self) -> None:
-        """Train to the last step."""
-        config, mesh = self.config, data_mesh()
-        check_batch_size(mesh, batch_size=config.batch_size)
+    def train_on(self, mesh: Mesh) -> None:
+        """Train on these devices."""
+        config = self.config
+        check_batch_size(mesh, config.accumulate, batch_size=config.batch_size)
         network, variables = load_face_network(self.face, mesh)
         check_face_size(config, network, self.face)
         inputs = {self.clips: loaders.fingerprint(self.data, self.clips), "face": run_input(self.face)}
@@ -159,11 +173,13 @@ class TrainFusion(Run):
             name="fusion",
             run=self.out,
             stage=stage,
-            batches=loaders.window_batches(
-                [delayed(recording, config.delay_frames) for recording in parts["train"]],
-                window_frames=config.window_frames,
-                batch_size=config.batch_size,
-                seed=self.seed,
+            batches=OwnRows(
+                loaders.window_batches(
+                    [delayed(recording, config.delay_frames) for recording in parts["train"]],
+                    window_frames=config.window_frames,
+                    batch_size=config.batch_size,
+                    seed=self.seed,
+                )
             ),
             steps=config.steps,
             examples_per_step=config.batch_size,
@@ -174,18 +190,30 @@ class TrainFusion(Run):
         )
 
 
-def train_faces(run: FaceRun, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
+class OwnRows:
+    """This host's rows of batches that every host cuts whole, from recordings that all of them hold in memory."""
+
+    def __init__(self, whole: Batches) -> None:
+        self.whole = whole
+        self.get_state, self.set_state = whole.get_state, whole.set_state
+
+    def __next__(self) -> Mapping[str, Any]:
+        return own_rows(next(self.whole))
+
+
+def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
     """What teacher and student have in common: faces in, figures on labelled faces and on FEC out."""
-    mesh = data_mesh()
     for corpus in record.inputs.keys() & {run.faces, "fec"}:
         check_image_size(run.data, corpus, config.network.image_size)
-    sizes = {"batch_size": config.batch_size}
-    batches = loaders.face_batches(run.data, batch_size=config.batch_size, seed=run.seed, name=run.faces)
-    streams = {"affectnet": batches}
+    sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
+    check_batch_size(mesh, config.accumulate, **sizes)
+    hosts = jax.process_count()
+    share: Any = {"seed": run.seed, "shard_index": jax.process_index(), "shard_count": hosts}
+    streams = {
+        "affectnet": loaders.face_batches(run.data, batch_size=config.batch_size // hosts, name=run.faces, **share)
+    }
     if config.triplet_batch_size:
-        sizes["triplet_batch_size"] = config.triplet_batch_size
-        streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size, seed=run.seed)
-    check_batch_size(mesh, **sizes)
+        streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size // hosts, **share)
     open_split(run.data, run.faces, "validation")  # if there is none, it is told now and not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
         return
@@ -243,7 +271,10 @@ def load_embedded(data: Path, clips: ClipSet, split: str, network: FaceConfig, e
     """All recordings of a split with the face network's embeddings in place of their frames."""
     check_image_size(data, clips, network.image_size)
     recordings: Iterable[Mapping[str, Any]] = tqdm(
-        loaders.recordings(data, split, clips), desc=f"embed {split} faces", unit="recording"
+        loaders.recordings(data, split, clips),
+        desc=f"embed {split} faces",
+        unit="recording",
+        disable=not is_first_host(),
     )
     return list(embed_recordings(recordings, embed))
 

@@ -26,6 +26,7 @@ from avemo.training import (
     OptimizerConfig,
     Stage,
     TrainState,
+    in_pieces,
     make_optimizer,
     new_state,
     step_metrics,
@@ -50,6 +51,8 @@ class FusionTraining:
         annotation_delay_s: how far the raters lag the signal, seconds.
         modality_dropout: probability that a training window loses its face, and the same for its voice, so that the
             network can do with either; never both at once.
+        accumulate: pieces in which the network takes the windows of a step, one after the other, where memory is
+            short; the CCC is still that of all windows together (see `avemo.training.in_pieces`).
     """
 
     network: FusionConfig = PAPER_FUSION
@@ -59,12 +62,15 @@ class FusionTraining:
     window_s: float = 12.0
     annotation_delay_s: float = 3.0
     modality_dropout: float = 0.2
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1 or self.window_s * FRAME_RATE_HZ < 2:
             raise ValueError("steps and batch_size must be positive, window_s at least two frames (0.08)")
         if self.annotation_delay_s < 0 or not 0.0 <= self.modality_dropout <= 0.5:
             raise ValueError("annotation_delay_s must not be negative, modality_dropout must lie in [0, 0.5]")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise ValueError("accumulate must divide batch_size")
 
     @property
     def window_frames(self) -> int:
@@ -120,20 +126,22 @@ def train_step(
     """One update from a batch of windows; the loss is 1 − CCC, averaged over valence and arousal."""
     key = stream_key(seed, "modality_dropout", state.step)
     kept_Bx2 = keep_modalities(key, batch["face"].shape[0], config.modality_dropout)
+    inputs = (
+        batch["face"],
+        batch["face_valid"] & kept_Bx2[:, :1],
+        batch["waveform"],
+        batch["voice_valid"] & kept_Bx2[:, 1:],
+    )
 
     def loss_of(params: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs: Any = network.apply(
-            {"params": params},
-            batch["face"],
-            batch["face_valid"] & kept_Bx2[:, :1],
-            batch["waveform"],
-            batch["voice_valid"] & kept_Bx2[:, 1:],
-            train=True,
-            rngs={"dropout": stream_key(seed, "dropout", state.step)},
-        )
+        def apply(piece: tuple[jax.Array, ...], number: Any) -> tuple[jax.Array, dict]:
+            dropout_key = stream_key(seed, "dropout", config.accumulate * state.step + number)
+            outputs: Any = network.apply({"params": params}, *piece, train=True, rngs={"dropout": dropout_key})
+            return outputs["valence_arousal"], {}
+
+        predictions_BxTx2, _ = in_pieces(apply, inputs, config.accumulate)
         valence, arousal = (
-            losses.ccc_loss(outputs["valence_arousal"][..., i], batch["labels"][..., i], batch["labels_valid"])
-            for i in range(2)
+            losses.ccc_loss(predictions_BxTx2[..., i], batch["labels"][..., i], batch["labels_valid"]) for i in range(2)
         )
         return (valence + arousal) / 2, {"valence": valence, "arousal": arousal}
 

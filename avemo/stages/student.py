@@ -21,11 +21,22 @@ from avemo.stages.supervision import (
     SupervisionConfig,
     evaluate_faces,
     forward,
+    heads,
     init,
     label_losses,
     training_faces,
 )
-from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, step_metrics, stream_key, update
+from avemo.training import (
+    Batch,
+    OptimizerConfig,
+    Stage,
+    TrainState,
+    in_pieces,
+    make_optimizer,
+    step_metrics,
+    stream_key,
+    update,
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,15 @@ def train_step(
     """One update of the student from labels and from the teacher's outputs on the same augmented faces."""
     key = stream_key(seed, "augment", state.step)
     images = training_faces(key, batch, config.network.image_size, config.augment)
-    taught: Any = teacher.apply(teacher_variables, images, train=False)
+
+    def teach(images: jax.Array, _: Any) -> tuple[Outputs, dict]:
+        outputs: Any = teacher.apply(teacher_variables, images, train=False)
+        return heads(outputs), {}
+
+    taught, _ = in_pieces(teach, images, config.accumulate)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple]:
-        outputs, batch_stats = forward(network, state, params, images)
+        outputs, batch_stats = forward(network, state, params, images, config.accumulate)
         terms = label_losses(outputs, batch, class_weights_K, config.supervision)
         terms |= imitation_losses(outputs, taught, config.temperature)
         loss = (

@@ -16,7 +16,7 @@ import optax
 from avemo import losses, metrics
 from avemo.augment import AugmentConfig, augment, centre_crop
 from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
-from avemo.training import Batch, OptimizerConfig, TrainState, new_state
+from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_state
 
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
@@ -54,6 +54,8 @@ class FaceTraining:
         steps: number of updates.
         batch_size: AffectNet faces in a step, over all devices.
         triplet_batch_size: FEC triplets in a step, over all devices; 0 trains without FEC.
+        accumulate: pieces in which the network takes the faces of a step, one after the other, where memory is short;
+            BatchNorm's statistics are then those of a piece (see `avemo.training.in_pieces`).
     """
 
     network: FaceConfig = PAPER_TEACHER
@@ -63,10 +65,13 @@ class FaceTraining:
     steps: int = 29_000
     batch_size: int = 128
     triplet_batch_size: int = 64
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1 or self.triplet_batch_size < 0:
             raise ValueError("steps and batch_size must be positive, triplet_batch_size not negative")
+        if self.accumulate < 1 or self.batch_size % self.accumulate or self.triplet_batch_size % self.accumulate:
+            raise ValueError("accumulate must divide batch_size and triplet_batch_size")
 
 
 def init(key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation) -> TrainState:
@@ -91,11 +96,22 @@ def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfi
     return augment(key, images, size, config)
 
 
-def forward(network: FaceNetwork, state: TrainState, params: Any, images: jax.Array) -> tuple[Outputs, Any]:
-    """The network in training: its outputs with the given parameters, and BatchNorm's new running statistics."""
+def forward(
+    network: FaceNetwork, state: TrainState, params: Any, images: jax.Array, pieces: int
+) -> tuple[Outputs, Any]:
+    """The network in training: what its heads say with the given parameters, and BatchNorm's new running statistics."""
     variables = {"params": params, "batch_stats": state.batch_stats}
-    outputs, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
-    return outputs, mutated["batch_stats"]
+
+    def apply(images: jax.Array, _: Any) -> tuple[Outputs, Any]:
+        outputs, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return heads(outputs), mutated["batch_stats"]
+
+    return in_pieces(apply, images, pieces)
+
+
+def heads(outputs: Outputs) -> Outputs:
+    """The outputs that losses are made of; the maps on the way to them would take much memory."""
+    return {name: outputs[name] for name in ("embedding", "triplet", "expression", "valence_arousal")}
 
 
 def split_outputs(outputs: Outputs, batch: Batch) -> tuple[Outputs, Outputs]:

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from avemo.models.recurrent import Recurrent, RecurrentConfig, gru_scan, initial_carry, lstm_scan
 
@@ -114,6 +115,122 @@ def test_gru_is_flaxs():
     cell["hn"]["bias"] = params["new_bias_0"]
     expected = nn.RNN(nn.GRUCell(FEATURES)).apply({"params": {"cell": cell}}, inputs())
     np.testing.assert_allclose(apply(variables, inputs(), initial_carry(config, 2))[0], expected, atol=1e-6)
+
+
+def plain_lstm(projected, carry, recurrent):
+    def step(carry, projected):
+        hidden, cell = carry
+        i, f, g, o = jnp.split(projected + hidden @ recurrent, 4, axis=-1)
+        cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+        hidden = nn.sigmoid(o) * jnp.tanh(cell)
+        return (hidden, cell), hidden
+
+    carry, hidden = jax.lax.scan(step, carry, projected)
+    return hidden, carry
+
+
+def plain_gru(projected, carry, recurrent, new_bias):
+    def step(carry, projected):
+        (hidden,) = carry
+        r, z, n = jnp.split(projected, 3, axis=-1)
+        r_hidden, z_hidden, n_hidden = jnp.split(hidden @ recurrent, 3, axis=-1)
+        r, z = nn.sigmoid(r + r_hidden), nn.sigmoid(z + z_hidden)
+        hidden = (1 - z) * jnp.tanh(n + r * (n_hidden + new_bias)) + z * hidden
+        return (hidden,), hidden
+
+    carry, hidden = jax.lax.scan(step, carry, projected)
+    return hidden, carry
+
+
+SCANS = {"lstm": (lstm_scan, plain_lstm), "gru": (gru_scan, plain_gru)}
+
+
+def scan_inputs(kind, time=30, batch=3):
+    keys = iter(jax.random.split(jax.random.key(2), 8))
+    draw = lambda *shape: jax.random.normal(next(keys), shape)
+    if kind == "lstm":
+        return draw(time, batch, 4 * FEATURES), (draw(batch, FEATURES), draw(batch, FEATURES)), draw(FEATURES, 16)
+    return draw(time, batch, 3 * FEATURES), (draw(batch, FEATURES),), draw(FEATURES, 12), draw(FEATURES)
+
+
+def loss(scan):
+    """Of the hidden states and of the carry that goes out, each with weights of its own."""
+
+    def of(*inputs):
+        out, carry = scan(*inputs)
+        leaves = [out, *carry]
+        return sum(
+            (jnp.sin(i + jnp.arange(leaf.size).reshape(leaf.shape)) * leaf).sum() for i, leaf in enumerate(leaves)
+        )
+
+    return of
+
+
+def assert_equal_gradients(ours, expected):
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-6 * float(jnp.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_gradients_are_those_of_autodiff(kind):
+    inputs = scan_inputs(kind)
+    every = tuple(range(len(inputs)))
+    ours, expected = (jax.jit(jax.value_and_grad(loss(scan), every))(*inputs) for scan in SCANS[kind])
+    assert_equal_gradients(ours, expected)
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_gradients_in_double_precision(kind):
+    with jax.enable_x64(True):
+        inputs = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), scan_inputs(kind, time=5))
+        check_grads(jax.jit(SCANS[kind][0]), inputs, order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_gradients_flow_through_the_carry_between_chunks(kind):
+    scan = SCANS[kind][0]
+    projected, carry, *weights = scan_inputs(kind)
+
+    def in_chunks(projected, carry, *weights):
+        begin, carry = scan(projected[:11], carry, *weights)
+        end, carry = scan(projected[11:], carry, *weights)
+        return jnp.concatenate([begin, end]), carry
+
+    inputs = (projected, carry, *weights)
+    every = tuple(range(len(inputs)))
+    ours, expected = (jax.jit(jax.grad(loss(each), every))(*inputs) for each in (in_chunks, scan))
+    assert_equal_gradients(ours, expected)
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_gradients_under_vmap_and_rematerialisation(kind):
+    inputs = scan_inputs(kind, time=6)
+    every = tuple(range(len(inputs)))
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), inputs)
+    ours = jax.jit(jax.vmap(jax.grad(loss(jax.checkpoint(SCANS[kind][0])), every)))(*stacked)
+    expected = jax.jit(jax.vmap(jax.grad(loss(SCANS[kind][1]), every)))(*stacked)
+    assert_equal_gradients(ours, expected)
+
+
+def products(jaxpr, in_loop=False):
+    """Shapes of the results of all matrix products, those inside of loops and those outside."""
+    found = {True: [], False: []}
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found[in_loop].append(equation.outvars[0].aval.shape)
+        for inner in (getattr(value, "jaxpr", value) for value in equation.params.values()):
+            if hasattr(inner, "eqns"):
+                for key, shapes in products(inner, in_loop or equation.primitive.name == "scan").items():
+                    found[key] += shapes
+    return found
+
+
+@pytest.mark.parametrize("kind", SCANS)
+def test_the_weights_gradient_is_one_product_outside_of_the_scans(kind):
+    inputs = scan_inputs(kind)
+    found = products(jax.make_jaxpr(jax.grad(loss(SCANS[kind][0]), 2))(*inputs).jaxpr)
+    assert found[False] == [inputs[2].shape]
+    assert found[True] == [(3, inputs[2].shape[1]), (3, FEATURES)]
 
 
 def test_initial_weights():

@@ -1,6 +1,7 @@
 """The loop, with a stage small enough to follow: fit y = 2·x by gradient descent."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -42,10 +43,10 @@ class Lines:
         return {"x": x, "y": 2 * x, "index": index}
 
     def get_state(self):
-        return {"position": self.position}
+        return {"next_index": self.position}
 
     def set_state(self, state):
-        self.position = state["position"]
+        self.position = state["next_index"]
 
 
 STAGE = Stage(init, train_step, eval_step=None)
@@ -146,10 +147,24 @@ def test_log_is_cut_back_to_the_checkpoint(tmp_path):
     assert log.read_text() == '{"step": 2, "loss": 1.0}\n'
 
 
-def test_together_saves_every_position():
+def test_a_full_disk_under_the_log_is_told(tmp_path):
+    """The device /dev/full is a disk that is always full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+
+    def fill(variables):
+        (tmp_path / "run" / "metrics.jsonl").unlink()
+        (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
+        return {}
+
+    with pytest.raises(LaunchError, match=r"metrics.jsonl can't be written \(.* MB free\): No space left on device"):
+        fit(tmp_path / "run", 17, evaluate=fill)
+
+
+def test_together_shares_a_position():
     both = Together({"a": Lines(), "b": Lines()})
     next(both)
-    position = both.get_state()
+    assert both.get_state() == {"next_index": 1}
     expected = next(both)
-    both.set_state(position)
+    both.set_state({"next_index": 1})
     jax.tree.map(np.testing.assert_array_equal, next(both), expected)
