@@ -85,8 +85,8 @@ def face_batches(
         seed: Determines the order.
         name: Which dataset.
         split: "train" or "validation".
-        shard_index: Which part of the records this host takes.
-        shard_count: How many hosts share the records.
+        shard_index: Which part of every batch this host takes.
+        shard_count: How many hosts share the batches.
         threads: Threads that read and decode.
 
     Returns:
@@ -98,7 +98,7 @@ def face_batches(
         DataError: The dataset isn't prepared.
     """
     source = _faces(open_split(data_dir, name, split))
-    return _training_iterator(source, batch_size, seed, shard_index, shard_count, threads)
+    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads)
 
 
 def face_eval_batches(
@@ -136,8 +136,8 @@ def triplet_batches(
         batch_size: Triplets per batch (B), on this host.
         seed: Determines the order.
         split: "train" or "test".
-        shard_index: Which part of the records this host takes.
-        shard_count: How many hosts share the records.
+        shard_index: Which part of every batch this host takes.
+        shard_count: How many hosts share the batches.
         threads: Threads that read and decode.
 
     Returns:
@@ -148,7 +148,7 @@ def triplet_batches(
         DataError: FEC isn't prepared, its triplets weren't made for its faces.
     """
     source = _triplets(data_dir, split)
-    return _training_iterator(source, batch_size, seed, shard_index, shard_count, threads)
+    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads)
 
 
 def triplet_eval_batches(
@@ -207,8 +207,8 @@ def window_batches(
         window_frames: Frames per window (W).
         batch_size: Windows per batch (B), on this host.
         seed: Determines order and places.
-        shard_index: Which part of the windows this host takes.
-        shard_count: How many hosts share them.
+        shard_index: Which part of every batch this host takes.
+        shard_count: How many hosts share the batches.
 
     Returns:
         An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), and "index" int64 B×2 (position among
@@ -218,29 +218,27 @@ def window_batches(
         DataError: No recording is as long as a window.
     """
     arrays = [_timed_arrays(recording) for recording in recordings]
-    lengths = [_frame_count(recording) for recording in arrays]
-    places = [which for which, frames in enumerate(lengths) for _ in range(frames // window_frames)]
-    if not places[shard_index::shard_count]:
+    lengths = np.array([_frame_count(recording) for recording in arrays], np.int64)
+    places = np.repeat(np.arange(len(arrays)), lengths // window_frames)
+    if not len(places):
         raise DataError(
-            f"no recording is as long as a window of {window_frames} frames (longest: {max(lengths, default=0)}), "
-            "or there are fewer windows than hosts; choose shorter windows"
+            f"no recording is as long as a window of {window_frames} frames (longest: {lengths.max(initial=0)}); "
+            "choose shorter windows"
         )
 
-    def cut(which: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        start = int(rng.integers(lengths[which] - window_frames + 1))
-        window = {
-            name: array[start * _rows_per_frame(name) : (start + window_frames) * _rows_per_frame(name)]
-            for name, array in arrays[which].items()
-        }
-        return {**window, "index": np.array([which, start], np.int64)}
+    def draw_epoch(rng: np.random.Generator) -> np.ndarray:
+        which = rng.permutation(places)
+        return np.stack([which, rng.integers(lengths[which] - window_frames + 1)], axis=1)
 
-    dataset = grain.MapDataset.source(places).seed(seed)[shard_index::shard_count].shuffle().repeat().random_map(cut)
+    def cut(windows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+        def slices(name: str) -> Iterator[np.ndarray]:
+            rows = _rows_per_frame(name)
+            return (arrays[which][name][start * rows : (start + window_frames) * rows] for which, start in windows)
+
+        return {name: np.stack([*slices(name)]) for name in arrays[0]} | {"index": np.array(windows, np.int64)}
+
     # The arrays are in memory: threads would only contend for the interpreter.
-    return iter(
-        dataset.batch(batch_size, drop_remainder=True).to_iter_dataset(
-            grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        )
-    )
+    return _training_iterator(draw_epoch, cut, batch_size, seed, shard_index, shard_count, threads=0)
 
 
 @dataclass(frozen=True)
@@ -249,6 +247,10 @@ class _Source:
 
     count: int
     load: Callable[[Sequence[int]], dict[str, np.ndarray]]
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """All positions."""
+        return rng.permutation(self.count)
 
 
 def _faces(records: Records) -> _Source:
@@ -321,22 +323,37 @@ def _check_pair(data_dir: Path) -> None:
 
 
 def _training_iterator(
-    source: _Source, batch_size: int, seed: int, shard_index: int, shard_count: int, threads: int
+    draw_epoch: Callable[[np.random.Generator], np.ndarray],
+    load: Callable[[Sequence[Any]], dict[str, np.ndarray]],
+    batch_size: int,
+    seed: int,
+    shard_index: int,
+    shard_count: int,
+    threads: int,
 ) -> grain.DatasetIterator:
+    """Batches without end: batch k of all hosts together is made of examples k·B … (k + 1)·B − 1 of successive epochs.
+
+    Args:
+        draw_epoch: The examples of an epoch in their order, as many in each.
+        load: Makes a batch of examples.
+        batch_size: Of this host.
+        seed: Determines the epochs.
+        shard_index: Which host this is.
+        shard_count: How many there are.
+        threads: Threads that load.
+    """
+
     @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng((seed, epoch)).permutation(source.count)
+    def epoch(number: int) -> np.ndarray:
+        return draw_epoch(np.random.default_rng((seed, number)))
+
+    per_epoch = len(epoch(0))
 
     def batch(number: int) -> dict[str, np.ndarray]:
         places = (number * shard_count + shard_index) * batch_size + np.arange(batch_size)
-        epochs, positions = np.divmod(places, source.count)
-        return source.load(
-            [
-                index
-                for epoch in range(epochs[0], epochs[-1] + 1)
-                for index in order(epoch)[positions[epochs == epoch]].tolist()
-            ]
-        )
+        epochs, positions = np.divmod(places, per_epoch)
+        parts = [epoch(which)[positions[epochs == which]] for which in range(epochs[0], epochs[-1] + 1)]
+        return load(np.concatenate(parts).tolist())
 
     # Grain's own order takes 16 µs for each record, during which no thread can do anything else.
     return iter(grain.MapDataset.range(_ENDLESS).map(batch).to_iter_dataset(_read_options(threads)))

@@ -7,6 +7,7 @@ damaged, and the checkpoint before it is used.
 
 import hashlib
 import shutil
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -56,6 +57,7 @@ class Checkpoints:
         self._saving: tuple[int, Future[None]] | None = None
 
     def __enter__(self) -> "Checkpoints":
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._without_orphaned_writes
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -64,6 +66,7 @@ class Checkpoints:
         finally:
             self.manager.close()
             self._background.shutdown()
+            sys.unraisablehook = self._hook_before
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint."""
@@ -140,6 +143,15 @@ class Checkpoints:
             unfinished.write_text(_as_text(file_digests(folder)))
             unfinished.replace(folder / DIGESTS_FILE)
 
+    def _without_orphaned_writes(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Print what nobody can catch, as before, but for one thing.
+
+        Where one array can't be written, Orbax stops waiting for the others, and each of these then fails to say that
+        it ended. Their hundreds of tracebacks would bury the message.
+        """
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._hook_before(unraisable)
+
     def _not_written(self, step: int, error: Exception) -> LaunchError:
         free_mb = shutil.disk_usage(self.folder).free / 1e6
         intact = "there is none before it" if self._latest is None else f"that of step {self._latest} is intact"
@@ -192,17 +204,26 @@ def newest_whole(folder: Path, set_aside: bool) -> int | None:
     return int(step) if step >= 0 else None
 
 
+def is_whole(run: Path, step: int) -> bool:
+    """Whether the checkpoint of a step is there, as it was written."""
+    return _fault(run / FOLDER / str(step)) is None
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint does not count, or None."""
+    complete = (checkpoint / DIGESTS_FILE).exists()
+    return find_damage(checkpoint) if complete else f"it was never completed, {DIGESTS_FILE} is missing"
+
+
 def _look_for_whole(folder: Path, set_aside: bool) -> tuple[int, int]:
     """The newest step without a fault, or -1, and how many damaged ones are newer."""
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
     damaged = 0
     for step in sorted(steps, reverse=True):
         path = folder / str(step)
-        complete = (path / DIGESTS_FILE).exists()
-        fault = find_damage(path) if complete else f"it was never completed, {DIGESTS_FILE} is missing"
-        if fault is None:
+        if (fault := _fault(path)) is None:
             return step, damaged
-        damaged += complete
+        damaged += (path / DIGESTS_FILE).exists()
         print(f"{path} can't be used ({fault})" + (f": renamed to {_set_aside(path).name}" if set_aside else ""))
     return -1, damaged
 

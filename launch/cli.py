@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 
 def main() -> None:
@@ -13,6 +14,9 @@ def main() -> None:
     """
     # Heavy imports wait until here: worker processes import this module again and must stay light.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from launch.compilation_cache import keep_compiled_programs
+
+    keep_compiled_programs()
     from data_pipelines.errors import DataError
     from launch.commands import parse
     from launch.errors import LaunchError
@@ -20,7 +24,9 @@ def main() -> None:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("data_pipelines").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of errors that it raises as well
+    for name in ("absl", "asyncio"):  # Orbax logs tracebacks of errors that it raises as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")  # Orbax's, where a disk is full
     try:
         command = parse(sys.argv[1:])
         command()

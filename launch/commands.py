@@ -7,7 +7,8 @@ import tyro
 from tyro.conf import subcommand
 
 from avemo.stages import fusion, student, teacher
-from launch.benchmark import Benchmark
+from launch.benchmarks.pipeline import BenchmarkPipeline
+from launch.benchmarks.train import BenchmarkTrain
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
@@ -61,7 +62,10 @@ def command_tree(preset: str | None) -> Any:
         ),
         evaluate=Evaluate,
         report=Report,
-        benchmark=Benchmark,
+        benchmark=(
+            "Measure speed, against the machine's limits and against others.",
+            _group(pipeline=BenchmarkPipeline, train=BenchmarkTrain),
+        ),
         demo=Demo,
     )
 

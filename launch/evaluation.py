@@ -14,10 +14,15 @@ from avemo.metrics import Regression, merge
 from avemo.stages import fusion
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
+from launch.interruption import Check
 from launch.mesh import own_rows, put_batch, replicated
 
 EVAL_BATCH_SIZE = 128
 """Faces in an evaluation batch; it has no influence on the result."""
+
+
+def to_the_end(number: int) -> None:
+    """The `Check` of an evaluation that nobody interrupts."""
 
 
 class Evaluator:
@@ -29,21 +34,31 @@ class Evaluator:
         self.eval_step = jax.jit(eval_step, out_shardings=everywhere)
         self.merge = jax.jit(merge, out_shardings=everywhere)
 
-    def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]]) -> Any:
+    def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]], check: Check = to_the_end) -> Any:
         """Metrics over all batches, on the host. Batches have one shape; the last one is padded and masked.
 
         Each host gives its own rows of every batch, and all hosts give the same number of batches.
+
+        Raises:
+            Interrupted: `check` did, after some batch.
         """
         variables = jax.device_put(variables, replicated(self.mesh))
         total = None
-        for batch in batches:
+        for number, batch in enumerate(batches, start=1):
             metrics = self.eval_step(variables, put_batch(self.mesh, batch))
             total = metrics if total is None else self.merge(total, metrics)
+            check(number)
         return jax.device_get(total)
 
 
 def score_faces(
-    evaluator: Evaluator, variables: Any, data: Path, faces: FaceSet, with_fec: bool, progress: str | None = None
+    evaluator: Evaluator,
+    variables: Any,
+    data: Path,
+    faces: FaceSet,
+    with_fec: bool,
+    progress: str | None = None,
+    check: Check = to_the_end,
 ) -> dict[str, Any]:
     """Metrics of a face network on labelled faces (validation split) and, if wanted, on FEC's test split.
 
@@ -54,6 +69,7 @@ def score_faces(
         faces: which labelled faces.
         with_fec: whether to score triplets too.
         progress: what progress bars say; None shows none.
+        check: called after each batch.
     """
     hosts = jax.process_count()
     size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
@@ -65,7 +81,7 @@ def score_faces(
     for corpus, batches in sources.items():
         name = faces if corpus == "affectnet" else corpus
         shown = tqdm(batches, desc=f"{progress} on {name}", unit="batch", disable=progress is None)
-        total |= evaluator(variables, ({corpus: batch} for batch in shown))
+        total |= evaluator(variables, ({corpus: batch} for batch in shown), check)
     return total
 
 

@@ -4,13 +4,21 @@ Each process runs the same command, drives its own devices and reads its own sha
 writes the run's files and shows progress; checkpoints are written by all together, into a folder that all of them see.
 """
 
+import atexit
 import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from launch.errors import LaunchError
+from launch.interruption import Interrupted
 
 ADDRESS_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 """Where `--hosts detect` looks first: host:port of the first process, how many there are, which one this is."""
@@ -46,6 +54,29 @@ class Hosts:
             raise ValueError(f"--host-index must lie in 0 … {self.host_count - 1}, not {self.host_index}")
 
 
+@contextmanager
+def joined(hosts: Hosts) -> Iterator[None]:
+    """`join`, and if this process fails inside `with`, let it end alone.
+
+    Otherwise JAX would hold it up at its end for five minutes, waiting for the others, and they for it.
+    """
+    join(hosts)
+    try:
+        yield
+    except Interrupted:  # the others were, too
+        raise
+    except BaseException:
+        if jax.process_count() > 1:
+            atexit.register(_end_alone)  # comes before JAX's
+        raise
+
+
+def _end_alone() -> None:
+    time.sleep(1.0)  # others that fail for the same reason can say so, too, before they miss this one
+    sys.stdout.flush()
+    os._exit(1)
+
+
 def join(hosts: Hosts) -> None:
     """Meet the other processes; to be called before anything touches a device. One process alone does nothing.
 
@@ -55,6 +86,7 @@ def join(hosts: Hosts) -> None:
     Raises:
         LaunchError: nothing was detected, or the others can't be reached.
     """
+    jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM until the training begins
     try:
         if hosts.coordinator is not None:
             _initialize(hosts.coordinator, hosts.host_count, hosts.host_index)
@@ -79,3 +111,8 @@ def _initialize(address: str, count: int, index: int) -> None:
 def is_first_host() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return jax.process_index() == 0
+
+
+def from_first_host(look: Callable[[], bool]) -> bool:
+    """What the first host finds. The others ask it, since they may see a shared folder later or in another state."""
+    return bool(multihost_utils.broadcast_one_to_all(np.array(is_first_host() and look())))

@@ -13,20 +13,23 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from avemo.training import Stage, TrainState, stream_key
-from launch.checkpoints import Checkpoints
+from launch.checkpoints import Checkpoints, is_whole
 from launch.errors import LaunchError
-from launch.hosts import is_first_host
-from launch.interruption import Interrupted, Interruption
+from launch.hosts import from_first_host, is_first_host
+from launch.interruption import Check, Interrupted, Interruption
 from launch.mesh import put_batch, replicated, split_batch, state_sharding, with_whole_parameters
+from launch.profile import Profile
 from launch.runs import METRICS_FILE, RUN_FILE, RunRecord, first_difference, read_record, write_json
 
 METRICS_DELAY = 2
 """Metrics are read this many steps late, so that reading them never makes the device wait for the host."""
+
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+"""XLA would hand convolutions to the library YNNPACK, which takes up to 1.6 times as long for those of a training."""
 
 
 class Batches(Protocol):
@@ -72,7 +75,7 @@ class Rhythm:
     Attributes:
         log_every: steps between lines in metrics.jsonl.
         evaluate_every: steps between evaluations; the last step is always evaluated.
-        checkpoint_every: steps between checkpoints; the last step is always saved.
+        checkpoint_every: steps between checkpoints; what is evaluated is saved before in any case.
     """
 
     log_every: int = 20
@@ -83,18 +86,21 @@ class Rhythm:
         if min(asdict(self).values()) < 1:
             raise ValueError("log_every, evaluate_every and checkpoint_every must be positive")
 
+    def evaluates(self, step: int, steps: int) -> bool:
+        """Whether a step, of so many in all, is evaluated."""
+        return step == steps or (step > 0 and step % self.evaluate_every == 0)
+
 
 def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
     """Open a run's folder, or go on with one that asks for the very same thing.
 
     Returns:
-        Whether any of its steps is left to do.
+        Whether any of its steps, or the evaluation of the last one, is left to do.
 
     Raises:
         LaunchError: the folder holds a run and `resume` was not given, or a run of another configuration.
     """
-    exists = (run / RUN_FILE).exists()
-    if not multihost_utils.broadcast_one_to_all(np.int32(exists)):  # as the first host found it
+    if not from_first_host((run / RUN_FILE).exists):
         if is_first_host():
             run.mkdir(parents=True, exist_ok=True)
             write_json(run / RUN_FILE, asdict(record))
@@ -104,8 +110,7 @@ def start_run(run: Path, record: RunRecord, steps: int, resume: bool) -> bool:
     earlier = read_record(run)
     if (difference := first_difference(record.what(), earlier.what())) is not None:
         raise LaunchError(f"{run} can't be resumed: it was started with another {difference}")
-    with Checkpoints(run) as checkpoints:
-        done = checkpoints.latest_step() == steps
+    done = from_first_host(lambda: is_evaluated(run / METRICS_FILE, steps) and is_whole(run, steps))
     if done and is_first_host():
         print(f"reused: {run} (all {steps} steps are done)")
     return not done
@@ -122,9 +127,13 @@ def train(
     seed: int,
     mesh: Mesh,
     rhythm: Rhythm,
-    evaluate: Callable[[Any], dict[str, float]],
+    evaluate: Callable[[Any, Check], dict[str, float]],
+    profile_steps: int = 0,
 ) -> TrainState:
     """Train to the last step, going on from the newest whole checkpoint if there is one.
+
+    A step is saved before it is evaluated, so that a signal can cut the evaluation short and loses nothing: the resumed
+    run begins with this evaluation.
 
     Args:
         name: what the progress bar says.
@@ -136,24 +145,21 @@ def train(
         seed: seeds the initial parameters.
         mesh: the devices.
         rhythm: when to log, evaluate and save.
-        evaluate: variables -> figures, logged with the step.
+        evaluate: (variables, check) -> figures, logged with the step; it calls `check` after each of its batches.
+        profile_steps: how many steps are traced, see `launch.profile.Profile`.
 
     Raises:
         LaunchError: loss or gradient is not finite (the message names step and records); the run's folder can't be
-            written; all its checkpoints are damaged.
+            written; all its checkpoints are damaged; fewer steps are left than are to be traced.
         Interrupted: SIGTERM or SIGINT came; all steps done are saved.
     """
     init = lambda: stage.init(stream_key(seed, "init"))
-    shapes, everywhere = jax.eval_shape(init), replicated(mesh)
+    shapes = jax.eval_shape(init)
     sharding = state_sharding(mesh, shapes)
-    frozen = jax.device_put(stage.frozen, everywhere)
-    train_step = jax.jit(
-        with_whole_parameters(mesh, stage.train_step),
-        donate_argnums=0,
-        in_shardings=(sharding, split_batch(mesh), *(everywhere for _ in frozen)),
-        out_shardings=(sharding, everywhere),
-    )
-    with Interruption() as interruption, Checkpoints(run, training=True) as checkpoints:
+    frozen = jax.device_put(stage.frozen, replicated(mesh))
+    train_step = jit_step(stage, mesh, sharding)
+    message = f"{run} was told to stop, and all its steps are saved: to go on, add --resume to the command"
+    with Interruption(message) as interruption, Checkpoints(run, training=True) as checkpoints:
         first_step = checkpoints.latest_step() or 0
         if first_step:
             like = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), shapes, sharding)
@@ -162,26 +168,51 @@ def train(
         else:
             state, position = jax.jit(init, out_shardings=sharding)(), {"metrics": []}
 
-        with Log(run, name, first_step, steps, rhythm.log_every, examples_per_step, position["metrics"]) as log:
+        left_out = rhythm.evaluates(first_step, steps) and not from_first_host(
+            lambda: is_evaluated(run / METRICS_FILE, first_step)
+        )
+        with (
+            Profile(run, first_step, steps, profile_steps) as profile,
+            Log(run, name, first_step, steps, rhythm.log_every, examples_per_step, position["metrics"]) as log,
+        ):
+            log_evaluation = lambda step: log.write_evaluation(step, evaluate(state.variables, interruption.check))
+            if left_out:
+                log_evaluation(first_step)
             for step in range(first_step + 1, steps + 1):
-                batch = next(batches)
-                state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
-                log.add(step, metrics, batch)
-                last = step == steps or interruption.told_by(step)
-                if step % rhythm.evaluate_every == 0 or step == steps:
-                    log.flush()
-                    log.write(step, {f"eval/{key}": value for key, value in evaluate(state.variables).items()})
-                    log.restart_clock()
-                if step % rhythm.checkpoint_every == 0 or last:
+                with profile.step(step):
+                    with jax.profiler.TraceAnnotation("next_batch"):
+                        batch = next(batches)
+                    state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
+                    log.add(step, metrics, batch)
+                if profile.ends_with(step, state):
+                    log.restart_clock()  # writing took a while
+                told, evaluates = interruption.told_by(step), rhythm.evaluates(step, steps)
+                if told or evaluates or step % rhythm.checkpoint_every == 0:
                     log.flush()
                     checkpoints.save(step, state, {"batches": batches.get_state(), "metrics": [*log.recent]})
-                if last:
-                    break
-    if interruption.told:
-        raise Interrupted(
-            f"{run} was told to stop after step {int(state.step)} of {steps}: to go on, add --resume to the command"
-        )
+                if told:
+                    raise Interrupted(message)
+                if evaluates:
+                    log_evaluation(step)
     return state
+
+
+def jit_step(stage: Stage, mesh: Mesh, sharding: Any) -> jax.stages.Wrapped:
+    """The jitted training step, (state, batch, *frozen) -> (state, metrics); the state it is given is used up.
+
+    Args:
+        stage: the experiment.
+        mesh: the devices.
+        sharding: where each array of the state lies, by `launch.mesh.state_sharding`.
+    """
+    everywhere = replicated(mesh)
+    return jax.jit(
+        with_whole_parameters(mesh, stage.train_step),
+        donate_argnums=0,
+        in_shardings=(sharding, split_batch(mesh), *(everywhere for _ in stage.frozen)),
+        out_shardings=(sharding, everywhere),
+        compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+    )
 
 
 class Log:
@@ -233,6 +264,11 @@ class Log:
         while self.pending:
             self._read()
 
+    def write_evaluation(self, step: int, figures: Mapping[str, float]) -> None:
+        """One line with the figures of an evaluation."""
+        self.write(step, {f"eval/{name}": value for name, value in figures.items()})
+        self.restart_clock()
+
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl. Raises LaunchError where it can't be written."""
         if not is_first_host():
@@ -277,18 +313,27 @@ def truncate_log(path: Path, step: int) -> None:
     """Drop lines after a step, and a half-written last one, so that a resumed run logs each step once."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            kept.append(line)
+    kept = [line for line, row in whole_lines(path) if row["step"] <= step]
     shortened = path.with_suffix(".tmp")  # renamed into place, or else a kill now would lose all lines
     with explained(shortened):
         shortened.write_text("".join(f"{line}\n" for line in kept))
     shortened.replace(path)
+
+
+def is_evaluated(path: Path, step: int) -> bool:
+    """Whether a log holds the evaluation of a step."""
+    return any(row["step"] == step and "loss" not in row for _, row in whole_lines(path))
+
+
+def whole_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of a log and what they say, up to a half-written last one; none where there is no log."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append((line, json.loads(line)))
+        except json.JSONDecodeError:
+            break
+    return lines
 
 
 @contextmanager

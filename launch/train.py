@@ -31,9 +31,10 @@ from launch.evaluation import (
     regression_results,
     score_faces,
 )
-from launch.hosts import Hosts, is_first_host, join
-from launch.loop import Batches, Rhythm, Together, start_run, train
-from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh, own_rows
+from launch.hosts import Hosts, is_first_host, joined
+from launch.interruption import Check
+from launch.loop import Rhythm, Together, start_run, train
+from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
 from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 
@@ -53,6 +54,8 @@ class Run:
         rhythm: when to log, evaluate and save.
         mesh: devices along each axis, e.g. `data=8` or `data=4 fsdp=2`; all of them along data by default.
         hosts: how the processes of this training find each other.
+        profile: steps to trace, after the first few; 0 for none. The trace lies in the folder profile of --out, and
+            Perfetto and XProf open it.
     """
 
     data: Path
@@ -63,11 +66,16 @@ class Run:
     rhythm: Annotated[Rhythm, arg(name="")] = field(default_factory=Rhythm)
     mesh: MeshSetting = field(default_factory=MeshShape)
     hosts: Annotated[Hosts, arg(name="")] = field(default_factory=Hosts)
+    profile: int = 0
+
+    def __post_init__(self) -> None:
+        if self.profile < 0:
+            raise ValueError(f"--profile {self.profile}: a number of steps can't be negative")
 
     def __call__(self) -> None:
         """Train to the last step, together with the other hosts if there are any."""
-        join(self.hosts)  # before anything touches a device
-        self.train_on(device_mesh(self.mesh))
+        with joined(self.hosts):  # before anything touches a device
+            self.train_on(device_mesh(self.mesh))
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
@@ -160,8 +168,8 @@ class TrainFusion(Run):
         stage = fusion.build(config, self.seed)
         evaluator = Evaluator(stage.eval_step, mesh)
 
-        def evaluate(variables: Any) -> dict[str, float]:
-            metrics = evaluator(variables, dev)
+        def evaluate(variables: Any, check: Check) -> dict[str, float]:
+            metrics = evaluator(variables, dev, check)
             return {
                 f"{name}/{figure}": value
                 for name, regression in metrics.items()
@@ -173,13 +181,11 @@ class TrainFusion(Run):
             name="fusion",
             run=self.out,
             stage=stage,
-            batches=OwnRows(
-                loaders.window_batches(
-                    [delayed(recording, config.delay_frames) for recording in parts["train"]],
-                    window_frames=config.window_frames,
-                    batch_size=config.batch_size,
-                    seed=self.seed,
-                )
+            batches=loaders.window_batches(
+                [delayed(recording, config.delay_frames) for recording in parts["train"]],
+                window_frames=config.window_frames,
+                batch_size=config.batch_size // jax.process_count(),
+                **host_share(self),
             ),
             steps=config.steps,
             examples_per_step=config.batch_size,
@@ -187,18 +193,13 @@ class TrainFusion(Run):
             mesh=mesh,
             rhythm=self.rhythm,
             evaluate=evaluate,
+            profile_steps=self.profile,
         )
 
 
-class OwnRows:
-    """This host's rows of batches that every host cuts whole, from recordings that all of them hold in memory."""
-
-    def __init__(self, whole: Batches) -> None:
-        self.whole = whole
-        self.get_state, self.set_state = whole.get_state, whole.set_state
-
-    def __next__(self) -> Mapping[str, Any]:
-        return own_rows(next(self.whole))
+def host_share(run: Run) -> dict[str, Any]:
+    """The order of the examples, and which of every batch this host takes, as the loaders are told."""
+    return {"seed": run.seed, "shard_index": jax.process_index(), "shard_count": jax.process_count()}
 
 
 def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
@@ -207,8 +208,7 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
         check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
     check_batch_size(mesh, config.accumulate, **sizes)
-    hosts = jax.process_count()
-    share: Any = {"seed": run.seed, "shard_index": jax.process_index(), "shard_count": hosts}
+    hosts, share = jax.process_count(), host_share(run)
     streams = {
         "affectnet": loaders.face_batches(run.data, batch_size=config.batch_size // hosts, name=run.faces, **share)
     }
@@ -219,9 +219,9 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
         return
     evaluator = Evaluator(stage.eval_step, mesh)
 
-    def evaluate(variables: Any) -> dict[str, float]:
+    def evaluate(variables: Any, check: Check) -> dict[str, float]:
         with_fec = bool(config.triplet_batch_size)
-        return face_results(score_faces(evaluator, variables, run.data, run.faces, with_fec))
+        return face_results(score_faces(evaluator, variables, run.data, run.faces, with_fec, check=check))
 
     train(
         name=record.stage,
@@ -234,6 +234,7 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
         mesh=mesh,
         rhythm=run.rhythm,
         evaluate=evaluate,
+        profile_steps=run.profile,
     )
 
 

@@ -50,7 +50,9 @@ def test_pipelines_know_only_the_labels_and_no_jax():
 def test_nothing_brings_in_torch_tensorflow_or_pickle(room):
     forbidden = {"torch", "tensorflow", "pickle", "dill", "cloudpickle", "joblib"}
     # What others are measured with needs them, and is itself imported without them.
-    peers = {"launch/benchmark_peers.py", "launch/torch_twins.py", "launch/torch_training.py"}
+    peers = {
+        f"launch/benchmarks/{name}.py" for name in ("pipeline_peers", "torch_twins", "torch_training", "torch_peer")
+    }
     assert not [(p, name) for p, name in imported_by(room) if name.split(".")[0] in forbidden and p not in peers]
 
 

@@ -1,11 +1,12 @@
 """The audio network, from a log-mel spectrogram to one vector per 40 ms frame. Our choice throughout."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from avemo.models.layers import DType
+from avemo.models.layers import DType, float32_bias
 
 STEPS_PER_FRAME = 4
 """Log-mel steps (10 ms) per frame (40 ms): the two strided convolutions halve the rate twice."""
@@ -71,21 +72,22 @@ class AudioEncoder(nn.Module):
         if steps % STEPS_PER_FRAME:
             raise ValueError(f"{steps} log-mel steps are no whole number of frames of {STEPS_PER_FRAME}")
 
+        conv = partial(nn.Conv, dtype=self.dtype, promote_dtype=float32_bias)
+        dense = partial(nn.Dense, dtype=self.dtype, promote_dtype=float32_bias)
         maps = log_mel_BxSxM[..., None].astype(self.dtype)
         for i, channels in enumerate(self.config.channels):
-            maps = nn.Conv(channels, (3, 3), 2, padding=((1, 0), (1, 1)), dtype=self.dtype, name=f"conv_{i}")(maps)
+            maps = conv(channels, (3, 3), 2, padding=((1, 0), (1, 1)), name=f"conv_{i}")(maps)
             maps = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(maps))
 
         frames = maps.reshape(batch, steps // STEPS_PER_FRAME, -1)
-        frames = nn.Dense(self.config.features, dtype=self.dtype, name="project")(frames)
+        frames = dense(self.config.features, name="project")(frames)
         for i, dilation in enumerate(self.config.dilations):
             new = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"temporal_norm_{i}")(frames))
-            frames += nn.Conv(
+            frames += conv(
                 self.config.features,
                 (3,),
                 padding=((2 * dilation, 0),),
                 kernel_dilation=dilation,
-                dtype=self.dtype,
                 name=f"temporal_{i}",
             )(new)
         return nn.LayerNorm(dtype=self.dtype, name="norm")(frames)

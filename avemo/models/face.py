@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from avemo.labels import DIMENSIONS, EXPRESSIONS
 from avemo.models.inception_resnet import InceptionResNetConfig, InceptionResNetTrunk
-from avemo.models.layers import ConvNorm, DType, batch_norm, convolve
+from avemo.models.layers import BatchNorm, ConvNorm, DType, convolve
 from avemo.models.students import StudentConfig, StudentTrunk
 
 NORM_EPSILON = 1e-12
@@ -73,10 +73,10 @@ class DenseLayer(nn.Module):
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W D"]:
         """Map BxHxWxC to BxHxWx(C + growth)."""
-        new = nn.relu(batch_norm(train, self.dtype, name="bn_1")(maps_BxHxWxC))
+        new = nn.relu(BatchNorm(train, self.dtype, name="bn_1")(maps_BxHxWxC))
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve)
         new = conv(4 * self.growth, (1, 1), name="conv_1")(new)
-        new = nn.relu(batch_norm(train, self.dtype, name="bn_2")(new))
+        new = nn.relu(BatchNorm(train, self.dtype, name="bn_2")(new))
         new = conv(self.growth, (3, 3), name="conv_2")(new)
         return jnp.concatenate([maps_BxHxWxC, new], axis=-1)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
 from avemo.log_mel import LogMelConfig, log_mel
 from avemo.models.audio import STEPS_PER_FRAME, AudioConfig, AudioEncoder
-from avemo.models.layers import DType
+from avemo.models.layers import DType, float32_bias
 from avemo.models.recurrent import Carry, Recurrent, RecurrentConfig
 from avemo.models.recurrent import initial_carry as initial_recurrent_carry
 
@@ -110,9 +110,10 @@ class Modality(nn.Module):
         """Map BxTxD to BxTxF; frames that aren't valid influence nothing, not even by NaN."""
         valid_BxTx1 = valid_BxT[..., None]
         frames = nn.LayerNorm(dtype=self.dtype, name="norm")(jnp.where(valid_BxTx1, frames_BxTxD, 0))
-        frames = nn.relu(nn.Dense(self.features, dtype=self.dtype, name="project")(frames))
+        dense = nn.Dense(self.features, dtype=self.dtype, promote_dtype=float32_bias, name="project")
+        frames = nn.relu(dense(frames))
         missing = self.param("missing", nn.initializers.normal(0.1), (self.features,), jnp.float32)
-        return jnp.where(valid_BxTx1, frames, missing.astype(self.dtype))
+        return jnp.where(valid_BxTx1, frames, missing)
 
 
 class FusionNetwork(nn.Module):

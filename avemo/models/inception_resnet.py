@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avemo.models.layers import ConvNorm, DType, convolve
+from avemo.models.layers import ConvNorm, DType, convolve, float32_bias
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,15 @@ def _max_pool(maps_BxHxWxC: Array) -> Array:
 
 def _add_residual(maps_BxHxWxC: Array, branches: list[Array], scale: float, dtype: DType) -> Array:
     """Join the branches, project them to the block's channels (submodule `conv2d`), scale, add, ReLU."""
-    project = nn.Conv(maps_BxHxWxC.shape[-1], (1, 1), dtype=dtype, conv_general_dilated=convolve, name="conv2d")
-    return nn.relu(maps_BxHxWxC + scale * project(jnp.concatenate(branches, axis=-1)))
+    project = nn.Conv(
+        maps_BxHxWxC.shape[-1],
+        (1, 1),
+        dtype=dtype,
+        promote_dtype=float32_bias,
+        conv_general_dilated=convolve,
+        name="conv2d",
+    )
+    return nn.relu(maps_BxHxWxC + scale * project(jnp.concatenate(branches, axis=-1))).astype(dtype)
 
 
 class Block35(nn.Module):

@@ -119,7 +119,7 @@ def train_step(
     taught, _ = in_pieces(teach, images, config.accumulate)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple]:
-        outputs, batch_stats = forward(network, state, params, images, config.accumulate)
+        outputs, batch_stats = forward(network, state, params, images, config)
         terms = label_losses(outputs, batch, class_weights_K, config.supervision)
         terms |= imitation_losses(outputs, taught, config.temperature)
         loss = (

@@ -21,6 +21,9 @@ from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_st
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
 
+KEPT_BY_REMAT = ("conv_general_dilated", "dot_general", "reduce_sum")
+"""JAX's names of convolutions, matrix products, and sums such as BatchNorm's over the batch."""
+
 
 @dataclass(frozen=True)
 class SupervisionConfig:
@@ -56,6 +59,9 @@ class FaceTraining:
         triplet_batch_size: FEC triplets in a step, over all devices; 0 trains without FEC.
         accumulate: pieces in which the network takes the faces of a step, one after the other, where memory is short;
             BatchNorm's statistics are then those of a piece (see `avemo.training.in_pieces`).
+        remat: keep only what convolutions, matrix products and sums give for the backward pass, and compute
+            normalisations and ReLUs once more, which is cheap: less than half of the memory between the passes. CPUs
+            gain nothing. It is a setting of the training because the network, and what it says, stay the same.
     """
 
     network: FaceConfig = PAPER_TEACHER
@@ -66,6 +72,7 @@ class FaceTraining:
     batch_size: int = 128
     triplet_batch_size: int = 64
     accumulate: int = 1
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_size) < 1 or self.triplet_batch_size < 0:
@@ -97,7 +104,7 @@ def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfi
 
 
 def forward(
-    network: FaceNetwork, state: TrainState, params: Any, images: jax.Array, pieces: int
+    network: FaceNetwork, state: TrainState, params: Any, images: jax.Array, config: FaceTraining
 ) -> tuple[Outputs, Any]:
     """The network in training: what its heads say with the given parameters, and BatchNorm's new running statistics."""
     variables = {"params": params, "batch_stats": state.batch_stats}
@@ -106,7 +113,9 @@ def forward(
         outputs, mutated = network.apply(variables, images, train=True, mutable=["batch_stats"])
         return heads(outputs), mutated["batch_stats"]
 
-    return in_pieces(apply, images, pieces)
+    if config.remat:
+        apply = jax.checkpoint(apply, policy=lambda primitive, *_, **__: primitive.name in KEPT_BY_REMAT)
+    return in_pieces(apply, images, config.accumulate)
 
 
 def heads(outputs: Outputs) -> Outputs:

@@ -57,7 +57,7 @@ def train_step(
     images = training_faces(key, batch, config.network.image_size, config.augment)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple]:
-        outputs, batch_stats = forward(network, state, params, images, config.accumulate)
+        outputs, batch_stats = forward(network, state, params, images, config)
         terms = label_losses(outputs, batch, class_weights_K, config.supervision)
         return terms["labels"], (terms, batch_stats)
 

@@ -1,9 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, ConvNorm
+from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, BatchNorm, ConvNorm
 
 
 def maps(shape: tuple[int, ...] = (3, 5, 5, 2)) -> jax.Array:
@@ -21,6 +22,26 @@ def test_training_normalises_by_the_batch_and_updates_the_running_statistics():
     running = updated["batch_stats"]["bn"]
     np.testing.assert_allclose(running["mean"], (1 - BATCH_NORM_MOMENTUM) * mean, atol=1e-5)
     np.testing.assert_allclose(running["var"], BATCH_NORM_MOMENTUM + (1 - BATCH_NORM_MOMENTUM) * variance, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_and_its_gradient_are_those_of_flax(train):
+    theirs = nn.BatchNorm(not train, momentum=BATCH_NORM_MOMENTUM, epsilon=BATCH_NORM_EPSILON)
+    draw = lambda seed, shape: jax.random.normal(jax.random.key(seed), shape)
+    variables = {
+        "params": {"scale": draw(1, (2,)), "bias": draw(2, (2,))},
+        "batch_stats": {"mean": draw(3, (2,)), "var": draw(4, (2,)) ** 2},
+    }
+
+    def with_gradients(layer):
+        def loss_of(params, maps):
+            out, updated = layer.apply(variables | {"params": params}, maps, mutable=["batch_stats"])
+            return (out * draw(5, out.shape)).sum(), (out, updated)
+
+        return jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(variables["params"], maps())
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, with_gradients(BatchNorm(train)), with_gradients(theirs))
 
 
 def test_inference_treats_every_image_by_itself():

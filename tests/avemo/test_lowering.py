@@ -1,4 +1,6 @@
-"""Every stage's step, in the demo's sizes, lowers for a TPU; no TPU is needed to find out."""
+"""Every stage's step, in the demo's sizes and both compute dtypes, lowers for a TPU; no TPU is needed to find out."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -51,11 +53,20 @@ def state_of(stage):
     return jax.eval_shape(lambda: stage.init(stream_key(0, "init")))
 
 
-TEACHER = teacher.build(teacher.DEMO, EVEN, seed=0)
-STUDENT = student.build(student.DEMO, EVEN, 0, teacher.DEMO.network, state_of(TEACHER).variables)
-FUSION = fusion.build(fusion.DEMO, seed=0)
-FACES = {"affectnet": labelled_faces(teacher.DEMO.batch_size), "fec": triplets(teacher.DEMO.triplet_batch_size)}
-WINDOWS = recordings(fusion.DEMO.batch_size, fusion.DEMO.window_frames)
+def computing_in(dtype, config):
+    return replace(config, network=replace(config.network, dtype=dtype))
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def stages(request):
+    configs = (teacher.DEMO, student.DEMO, fusion.DEMO)
+    of_teacher, of_student, of_fusion = (computing_in(request.param, config) for config in configs)
+    teaching = teacher.build(of_teacher, EVEN, seed=0)
+    return {
+        "teacher": teaching,
+        "student": student.build(of_student, EVEN, 0, of_teacher.network, state_of(teaching).variables),
+        "fusion": fusion.build(of_fusion, seed=0),
+    }
 
 
 def lowers(function, *arguments):
@@ -64,23 +75,25 @@ def lowers(function, *arguments):
     assert exported.mlir_module_serialized
 
 
-@pytest.mark.parametrize(
-    ("stage", "batch"), [(TEACHER, FACES), (STUDENT, FACES), (FUSION, WINDOWS)], ids=["teacher", "student", "fusion"]
-)
-def test_training_steps(stage, batch):
+FACES = {"affectnet": labelled_faces(teacher.DEMO.batch_size), "fec": triplets(teacher.DEMO.triplet_batch_size)}
+WINDOWS = recordings(fusion.DEMO.batch_size, fusion.DEMO.window_frames)
+
+
+@pytest.mark.parametrize(("name", "batch"), [("teacher", FACES), ("student", FACES), ("fusion", WINDOWS)])
+def test_training_steps(stages, name, batch):
+    stage = stages[name]
     lowers(stage.train_step, state_of(stage), batch, *stage.frozen)
 
 
 @pytest.mark.parametrize(
-    ("stage", "batch"),
+    ("name", "batch"),
     [
-        (TEACHER, {"affectnet": labelled_faces(128)}),
-        (TEACHER, {"fec": triplets(128)}),
-        (STUDENT, {"affectnet": labelled_faces(128)}),
-        (STUDENT, {"fec": triplets(128)}),
-        (FUSION, recordings(2, 1500)),
+        ("teacher", {"affectnet": labelled_faces(128)}),
+        ("teacher", {"fec": triplets(128)}),
+        ("student", {"affectnet": labelled_faces(128)}),
+        ("student", {"fec": triplets(128)}),
+        ("fusion", recordings(2, 1500)),
     ],
-    ids=["teacher-affectnet", "teacher-fec", "student-affectnet", "student-fec", "fusion"],
 )
-def test_evaluation_steps(stage, batch):
-    lowers(stage.eval_step, state_of(stage).variables, batch)
+def test_evaluation_steps(stages, name, batch):
+    lowers(stages[name].eval_step, state_of(stages[name]).variables, batch)

@@ -17,7 +17,7 @@ from avemo.models.recurrent import Recurrent, RecurrentConfig, initial_carry
 from avemo.stages import fusion, student, teacher
 
 torch = pytest.importorskip("torch", reason="torch isn't installed (make torch)")
-from launch import torch_training, torch_twins  # noqa: E402
+from launch.benchmarks import torch_training, torch_twins  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -113,27 +113,33 @@ def test_the_order_depends_on_the_seed_and_not_on_threads(prepared: Path) -> Non
     assert order(0, 1) != order(1, 1)
 
 
-@pytest.mark.parametrize("stream", ["faces", "triplets", "windows"])
-def test_resuming_is_exact(prepared: Path, stream: str) -> None:
-    def start() -> Any:
-        if stream == "faces":
-            return loaders.face_batches(prepared, batch_size=4, seed=0)
-        if stream == "triplets":
-            return loaders.triplet_batches(prepared, batch_size=4, seed=0)
-        return loaders.window_batches(recordings(), window_frames=7, batch_size=3, seed=0)
+STREAMS = pytest.mark.parametrize("stream", ["faces", "triplets", "windows"])
 
-    through = start()
+
+def start(stream: str, prepared: Path, batch_size: int, host: int = 0, hosts: int = 1) -> Any:
+    share: Any = {"batch_size": batch_size, "seed": 0, "shard_index": host, "shard_count": hosts}
+    if stream == "faces":
+        return loaders.face_batches(prepared, **share)
+    if stream == "triplets":
+        return loaders.triplet_batches(prepared, **share)
+    return loaders.window_batches(recordings(), window_frames=7, **share)
+
+
+@STREAMS
+def test_resuming_is_exact(prepared: Path, stream: str) -> None:
+    through = start(stream, prepared, 4)
     for _ in range(5):
         next(through)
     state = through.get_state()
+    assert state == {"next_index": 5}
     expected = [next(through) for _ in range(12)]
-    resumed = start()
+    resumed = start(stream, prepared, 4)
     resumed.set_state(state)
     for batch in expected:
         assert_equal(next(resumed), batch)
 
 
-@pytest.mark.parametrize("shard_count", [1, 2, 5])
+@pytest.mark.parametrize("shard_count", [1, 2, 5, 25])
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 64])
 def test_evaluation_sees_every_record_exactly_once(prepared: Path, batch_size: int, shard_count: int) -> None:
     seen: Counter[int] = Counter()
@@ -157,17 +163,29 @@ def test_evaluation_of_triplets_fills_up_with_repetitions(prepared: Path) -> Non
     assert [int(batch["valid"].sum()) for batch in batches] == [4, 4, 3]
 
 
+@STREAMS
 @pytest.mark.parametrize("hosts", [2, 3])
-def test_hosts_share_every_batch(prepared: Path, hosts: int) -> None:
-    whole = loaders.face_batches(prepared, batch_size=6, seed=0)
-    shares = [
-        loaders.face_batches(prepared, batch_size=6 // hosts, seed=0, shard_index=host, shard_count=hosts)
-        for host in range(hosts)
-    ]
+def test_hosts_share_every_batch(prepared: Path, stream: str, hosts: int) -> None:
+    whole = start(stream, prepared, 6)
+    shares = [start(stream, prepared, 6 // hosts, host, hosts) for host in range(hosts)]
     for _ in range(10):  # several epochs
         together = [next(share) for share in shares]
-        for name, values in next(whole).items():
-            np.testing.assert_array_equal(np.concatenate([batch[name] for batch in together]), values)
+        assert_equal({name: np.concatenate([batch[name] for batch in together]) for name in together[0]}, next(whole))
+
+
+@STREAMS
+def test_another_number_of_hosts_goes_on_with_the_same_examples(prepared: Path, stream: str) -> None:
+    whole = start(stream, prepared, 6)
+    expected = [next(whole)["index"] for _ in range(12)]
+    seen, position = [], {"next_index": 0}
+    for hosts in (1, 3, 2, 6):
+        shares = [start(stream, prepared, 6 // hosts, host, hosts) for host in range(hosts)]
+        for share in shares:
+            share.set_state(position)
+        seen += [np.concatenate([next(share)["index"] for share in shares]) for _ in range(3)]
+        (position, *others) = [share.get_state() for share in shares]
+        assert all(other == position for other in others)
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_nothing_is_kept_where_memory_is_short(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,16 +273,6 @@ def test_windows_reach_everywhere_and_differ_between_epochs() -> None:
     assert all(sum(start < 1000 for start in epoch) == 4 for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert {start for epoch in epochs for start in epoch} == {*range(24), *range(1000, 1044)}
-
-
-def test_windows_share_among_hosts() -> None:
-    def starts(shard: int) -> list[float]:
-        batches = loaders.window_batches(
-            recordings(), window_frames=7, batch_size=5, seed=0, shard_index=shard, shard_count=2
-        )
-        return [start for _ in range(4) for start in next(batches)["face"][:, 0].tolist()]
-
-    assert starts(0) != starts(1)
 
 
 def test_windows_that_fit_nowhere() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,17 +49,29 @@ def losses(run):
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
-def subprocess_avemo(*arguments, **environment):
-    command = [sys.executable, "-c", "from launch.cli import main; main()", *map(str, arguments)]
+def subprocess_avemo(*arguments, limit=(), **environment):
+    command = [*limit, sys.executable, "-c", "from launch.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_evaluation_writes_every_figure(tiny, runs, tmp_path):
+@pytest.fixture(scope="module")
+def evaluation(tiny, runs, tmp_path_factory):
+    """The arguments of an evaluation but its --out, and the folder of its results."""
     truth = [tiny.corpora / name / "truth.json" for name in ("affectnet", "fec", "recola")]
     which = [f"--{name}={runs / name}" for name in ("teacher", "student", "fusion")]
-    avemo("evaluate", "--data", tiny.data, "--out", tmp_path, *which, "--truth", *truth)
-    avemo("report", tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
+    arguments, out = ["--data", tiny.data, *which, "--truth", *truth], tmp_path_factory.mktemp("evaluation")
+    avemo("evaluate", "--out", out, *arguments)
+    return arguments, out
+
+
+def results_of(evaluation):
+    return json.loads((evaluation / "results.json").read_text())
+
+
+def test_evaluation_writes_every_figure(evaluation):
+    out = evaluation[1]
+    avemo("report", out)
+    results = results_of(out)
     for name in ("teacher", "student"):
         figures = {
             "accuracy_8",
@@ -82,7 +95,26 @@ def test_evaluation_writes_every_figure(tiny, runs, tmp_path):
     assert "triplet_accuracy" in results["ceiling"]["fec"]
     assert "ccc_concatenated" in results["ceiling"]["recola"]["fused"]["valence"]
     assert {"affectnet", "fec", "recola"} == set(results["provenance"]["data"])
-    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_four_devices_give_the_results_of_one(evaluation, tmp_path):
+    arguments, out = evaluation
+    process = subprocess_avemo("evaluate", "--out", tmp_path, *arguments, JAX_NUM_CPU_DEVICES="4")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    one, four = (dict(flat(results_of(folder))) for folder in (out, tmp_path))
+    assert four == pytest.approx(one, rel=1e-5, abs=1e-5)
+    assert len(four) > 60
+
+
+def flat(tree, path=""):
+    """All figures that don't depend on time, by their path."""
+    for name in tree if isinstance(tree, dict) else ():
+        if name not in ("speed", "provenance", "protocol"):
+            yield from flat(tree[name], f"{path}/{name}")
+    if isinstance(tree, float):
+        yield path, tree
 
 
 def test_self_distillation_takes_a_student_as_teacher(tiny, runs, tmp_path):
@@ -106,6 +138,29 @@ def test_killed_and_resumed_equals_uninterrupted(tiny, tmp_path):
     avemo("train", "teacher", "--out", tmp_path / "killed", *options, "--resume")
     jax.tree.map(np.testing.assert_array_equal, variables(tmp_path / "killed"), variables(tmp_path / "whole"))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_full_disk_loses_nothing(tiny, tmp_path):
+    """A limit on the size of files stands for the disk."""
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    options = ["train", "teacher", "--data", tiny.data, *TEACHER, "--checkpoint-every", "3"]
+    avemo(*options, "--out", whole)
+    shutil.copytree(whole, full)
+    shutil.rmtree(full / "checkpoints" / "6")
+    options += ["--out", full, "--resume"]
+    process = subprocess_avemo(*options, limit=["sh", "-c", 'ulimit -f 16; exec "$@"', "sh"])  # 8 or 16 kB
+    _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    (message,) = (line for line in errors.splitlines() if line.startswith("avemo: "))
+    assert message.startswith(f"avemo: the checkpoint of step 6 can't be written to {full / 'checkpoints'} (")
+    assert "; that of step 3 is intact. " in message
+    assert message.endswith("go on with --resume")
+    assert "Traceback" not in errors
+    assert latest_step(full) == 3
+
+    avemo(*options)
+    jax.tree.map(np.testing.assert_array_equal, variables(full), variables(whole))
+    assert losses(full) == losses(whole)
 
 
 def test_four_devices_give_the_losses_of_one(tiny, runs, tmp_path):
@@ -157,8 +212,6 @@ def test_presets_that_do_not_fit_are_named(tiny, runs, tmp_path):
 
 def test_a_checkpoint_of_another_preset_is_refused(tiny, runs, tmp_path):
     """A run whose record was swapped for that of another network."""
-    import shutil
-
     shutil.copytree(runs / "teacher", tmp_path / "teacher")
     record = json.loads((tmp_path / "teacher" / "run.json").read_text())
     record["config"]["network"]["reduced_channels"] = 24

@@ -51,6 +51,28 @@ def test_the_evaluation_step_is_traced_once():
     assert len(traces) == 1
 
 
+def test_it_can_be_stopped_after_each_batch():
+    class Stop(Exception):
+        pass
+
+    def check(number):
+        if number == 2:
+            raise Stop
+
+    def batches():
+        for number in range(1, 5):
+            given.append(number)
+            yield {"values": np.ones((2, 2), np.float32), "valid": np.ones(2, bool)}
+
+    def eval_step(variables, batch):
+        return {"regression": Regression.of(batch["values"], batch["values"], batch["valid"])}
+
+    given = []
+    with pytest.raises(Stop):
+        Evaluator(eval_step, data_mesh())({}, batches(), check)
+    assert given == [1, 2]
+
+
 def test_recordings_of_unequal_length_are_padded_without_labels():
     batches = fusion_batches([recording(10, 0), recording(7, 1)], 3, data_mesh())
     lengths = [int(row.sum()) for batch in batches for row in batch["labels_valid"]]

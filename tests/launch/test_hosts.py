@@ -191,12 +191,17 @@ def test_two_hosts_of_two_devices_do_what_one_does(tiny, one_device, tmp_path):
 @pytest.mark.slow
 def test_fusion_with_split_parameters_on_two_hosts_does_what_one_device_does(tiny, one_device, tmp_path):
     """One recording in dev: three of the four devices, and one of the hosts, evaluate padding alone. Then one device
-    goes on from the checkpoint that both hosts wrote."""
+    goes on from the checkpoint that both hosts wrote, and they from the one that it wrote."""
     options = ["fusion", "--data", tiny.data, "--face", one_device, *FUSION, *SLOWLY]
     train_on_one(*options, "--out", tmp_path / "one", devices=1)
-    train_on_two(*options, "--out", tmp_path / "two", "--mesh", "data=2", "fsdp=2", by_variables=True)
+    split = ["--mesh", "data=2", "fsdp=2"]
+    train_on_two(*options, "--out", tmp_path / "two", *split, by_variables=True)
     assert_same_figures(tmp_path / "two", tmp_path / "one")
 
-    shutil.rmtree(tmp_path / "two" / "checkpoints" / "4")  # as if it had been stopped before; now on one device
+    shutil.copytree(tmp_path / "one", tmp_path / "one_two")
+    for run in (tmp_path / "two", tmp_path / "one_two"):
+        shutil.rmtree(run / "checkpoints" / "4")  # as if it had been stopped before
     train_on_one(*options, "--out", tmp_path / "two", "--resume", devices=1)
-    assert_same_figures(tmp_path / "two", tmp_path / "one")
+    train_on_two(*options, "--out", tmp_path / "one_two", "--resume", *split)
+    for run in (tmp_path / "two", tmp_path / "one_two"):
+        assert_same_figures(run, tmp_path / "one")

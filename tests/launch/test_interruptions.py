@@ -22,11 +22,11 @@ import pytest
 
 from avemo.training import Stage, new_state, update
 from data_pipelines.loaders import window_batches
-from launch.checkpoints import Checkpoints
-from launch.hosts import Hosts, join
+from launch.checkpoints import DIGESTS_FILE, FOLDER, Checkpoints
+from launch.hosts import Hosts, joined
 from launch.interruption import EXIT_CODE, Interrupted, Interruption
 from launch.loop import Rhythm, Together, train
-from launch.mesh import data_mesh, own_rows
+from launch.mesh import data_mesh
 
 OPTIMIZER = optax.adam(0.1)
 
@@ -54,21 +54,26 @@ class Job:
             seed=0,
             mesh=data_mesh(),
             rhythm=Rhythm(log_every=self.log_every, evaluate_every=6, checkpoint_every=self.checkpoint_every),
-            evaluate=lambda variables: {"bias": float(variables["params"]["bias"][0])},
+            evaluate=self.evaluate,
         )
+
+    def evaluate(self, variables, check):
+        for number in range(1, 4):
+            check(number)
+        return {"bias": float(variables["params"]["bias"][0]), "mean": float(variables["batch_stats"]["mean"][0])}
 
 
 def init(key):
-    return new_state({"params": {"w": jax.random.normal(key, (2, 2)), "bias": jnp.zeros(2)}}, OPTIMIZER)
+    params = {"w": jax.random.normal(key, (2, 2)), "bias": jnp.zeros(2)}
+    return new_state({"params": params, "batch_stats": {"mean": jnp.zeros(2)}}, OPTIMIZER)
 
 
 def train_step(state, batch):
-    def loss_of(params):
-        predicted = batch["windows"]["face"] @ params["w"] + params["bias"]
-        return jnp.square(predicted - batch["same"]["labels"]).mean()
-
+    faces, labels = batch["windows"]["face"], batch["same"]["labels"]
+    loss_of = lambda params: jnp.square(faces @ params["w"] + params["bias"] - labels).mean()
     loss, gradients = jax.value_and_grad(loss_of)(state.params)
-    return update(state, gradients, {}, OPTIMIZER), {"loss": loss}
+    mean = 0.9 * state.batch_stats["mean"] + 0.1 * faces.mean(axis=(0, 1))
+    return update(state, gradients, {"mean": mean}, OPTIMIZER), {"loss": loss}
 
 
 class Windows:
@@ -79,8 +84,11 @@ class Windows:
         recordings = [
             {name: rng.normal(size=(50, 2)).astype(np.float32) for name in ("face", "labels")} for _ in range(5)
         ]
-        self.job, self.batches = job, window_batches(recordings, window_frames=7, batch_size=8, seed=0)
+        host, hosts = jax.process_index(), jax.process_count()
+        share = {"batch_size": 8 // hosts, "shard_index": host, "shard_count": hosts}
+        self.job, self.batches = job, window_batches(recordings, window_frames=7, seed=0, **share)
         self.get_state, self.set_state = self.batches.get_state, self.batches.set_state
+        self.first_row, self.file = host * 8 // hosts, job.run / f"examples-{host}.jsonl"
 
     def __next__(self):
         time.sleep(self.job.pause_s)
@@ -88,9 +96,9 @@ class Windows:
         taken = self.get_state()["next_index"]
         if taken == self.job.signal_at:
             signal.raise_signal(signal.SIGTERM)
-        with (self.job.run / "examples.jsonl").open("a") as file:
-            file.write(json.dumps([taken, batch["index"].tolist()]) + "\n")
-        return own_rows(batch)
+        with self.file.open("a") as file:
+            file.write(json.dumps([taken, self.first_row, batch["index"].tolist()]) + "\n")
+        return batch
 
 
 def as_script(job, devices=1, **hosts):
@@ -104,9 +112,9 @@ def as_script(job, devices=1, **hosts):
 
 def main():
     job, hosts = json.loads(sys.argv[1])
-    join(Hosts(**hosts))
     try:
-        Job(**job | {"run": Path(job["run"])})()
+        with joined(Hosts(**hosts)):
+            Job(**job | {"run": Path(job["run"])})()
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(EXIT_CODE)
@@ -119,11 +127,12 @@ def rows(run):
 
 
 def examples(run):
-    """What was seen in each step. Steps that were done twice saw the same."""
+    """What was seen in each row of each step, by all hosts. Steps that were done twice saw the same."""
     seen = {}
-    for line in (run / "examples.jsonl").read_text().splitlines():
-        step, index = json.loads(line)
-        assert seen.setdefault(step, index) == index
+    for path in run.glob("examples-*.jsonl"):
+        for step, first_row, index in map(json.loads, path.read_text().splitlines()):
+            for row, example in enumerate(index, first_row):
+                assert seen.setdefault((step, row), example) == example
     return seen
 
 
@@ -131,6 +140,11 @@ def last_checkpoint(run):
     with Checkpoints(run) as checkpoints:
         step = checkpoints.latest_step()
         return step, dict(checkpoints.manager.restore(step).items())
+
+
+def last_saved(run):
+    """The newest step that was saved, or is being saved."""
+    return max(int(path.name.partition(".")[0]) for path in (run / FOLDER).iterdir())
 
 
 def assert_same_run(run, other):
@@ -152,9 +166,32 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("step", [1, 6, 7, 10, 12])
 def test_sigterm_saves_the_running_step(whole, tmp_path, step):
     """Also between two lines of the log, where their mean is half made, and at steps that are saved anyway."""
-    with pytest.raises(Interrupted, match=rf"told to stop after step {step} of 12: to go on, add --resume"):
+    with pytest.raises(Interrupted, match="told to stop, and all its steps are saved: to go on, add --resume"):
         Job(tmp_path, signal_at=step)()
     assert last_checkpoint(tmp_path)[0] == step
+    Job(tmp_path)()
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("step", [6, 12])
+def test_sigterm_cuts_an_evaluation_short(whole, tmp_path, step):
+    """Twice: the resumed run begins with this evaluation, and is told again. Each is logged once nevertheless."""
+
+    @dataclass(frozen=True)
+    class Told(Job):
+        def evaluate(self, variables, check):
+            if last_saved(self.run) < step:
+                return super().evaluate(variables, check)
+            check(1)
+            signal.raise_signal(signal.SIGTERM)
+            check(2)
+            pytest.fail("it went on")
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            Told(tmp_path)()
+        assert last_checkpoint(tmp_path)[0] == step
+        assert [row["step"] for row in rows(tmp_path) if "eval/bias" in row] == list(range(6, step, 6))
     Job(tmp_path)()
     assert_same_run(tmp_path, whole)
 
@@ -162,7 +199,7 @@ def test_sigterm_saves_the_running_step(whole, tmp_path, step):
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_handled_only_inside(which):
     before = [signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)]
-    with Interruption() as interruption:
+    with Interruption("") as interruption:
         assert not interruption.told_by(1)
         signal.raise_signal(which)
         assert interruption.told_by(2)
@@ -188,9 +225,13 @@ def test_a_thread_leaves_signals_alone(tmp_path):
 
 def wait_for_step(process, run, step):
     log = run / "metrics.jsonl"
-    while not (log.exists() and len(log.read_text().splitlines()) >= step):
+    wait_until(process, lambda: log.exists() and len(log.read_text().splitlines()) >= step)
+
+
+def wait_until(process, condition):
+    while not condition():
         assert process.poll() is None, process.stderr.read()
-        time.sleep(0.002)
+        time.sleep(0.001)
 
 
 def test_the_process_ends_with_a_code_of_its_own(tmp_path):
@@ -228,67 +269,106 @@ def test_the_command_line_gives_the_code(monkeypatch, capsys):
     assert capsys.readouterr().err == "avemo: run was told to stop\n"
 
 
+def assert_same_figures_and_examples(run, other):
+    """To float tolerance, and exactly."""
+    assert examples(run) == examples(other)
+    for row, expected in zip(rows(run), rows(other), strict=True):
+        assert row == pytest.approx(expected, rel=1e-5)
+
+
 def test_another_number_of_devices_goes_on_with_the_same_examples(whole, tmp_path):
     one_four, four_one, half = tmp_path / "one_four", tmp_path / "four_one", {"steps": 6}
     Job(one_four, **half)()
-    processes = [as_script(Job(one_four), devices=4), as_script(Job(four_one, **half), devices=4)]
-    for process in processes:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
+    finish(0, as_script(Job(one_four), devices=4), as_script(Job(four_one, **half), devices=4))
     Job(four_one)()
     for run in (one_four, four_one):
-        assert examples(run) == examples(whole)
-        for row, expected in zip(rows(run), rows(whole), strict=True):
-            assert row == pytest.approx(expected, rel=1e-5)
+        assert_same_figures_and_examples(run, whole)
 
 
-def test_all_hosts_stop_at_the_same_step(tmp_path):
-    """Two processes with two devices each, of which only the second one is told."""
+def as_two_hosts(job):
+    """Two processes with two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    job = Job(tmp_path, steps=10_000, log_every=1, pause_s=0.01)
-    hosts = [as_script(job, 2, coordinator=address, host_count=2, host_index=index) for index in range(2)]
+    return [as_script(job, 2, coordinator=address, host_count=2, host_index=index) for index in range(2)]
+
+
+def finish(code, *processes):
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+
+
+def test_another_number_of_hosts_goes_on_with_the_same_examples(tmp_path):
+    """One process with one device goes on with what two with two devices each began, and the other way round. They are
+    told to stop by a signal; of the two, only the second one is, and both stop at the same step."""
+    whole, two_one, one_two = (
+        Job(tmp_path / name, steps=80, log_every=1, pause_s=0.005) for name in ("whole", "two_one", "one_two")
+    )
+    whole()
+    for job, start in ((two_one, as_two_hosts), (one_two, lambda job: [as_script(job)])):
+        processes = start(job)
+        wait_for_step(processes[-1], job.run, 3)
+        processes[-1].send_signal(signal.SIGTERM)
+        finish(75, *processes)
+        assert last_saved(job.run) < 80
+    assert last_saved(two_one.run) % 8 == 0
+    finish(0, *as_two_hosts(one_two), as_script(two_one))
+    for job in (two_one, one_two):
+        assert_same_figures_and_examples(job.run, whole.run)
+
+
+def test_a_host_that_fails_is_not_waited_for(tmp_path):
+    """The first one can't write its log any more. The other one has no message of its own, but ends as well."""
+    log = tmp_path / "metrics.jsonl"
+    hosts = as_two_hosts(Job(tmp_path, steps=10_000, log_every=1, pause_s=0.01))
     wait_for_step(hosts[0], tmp_path, 3)
-    hosts[1].send_signal(signal.SIGTERM)
-    for host in hosts:
-        _, errors = host.communicate(timeout=60)
-        assert host.returncode == 75, errors
-    with Checkpoints(tmp_path) as checkpoints:
-        step = checkpoints.latest_step()
-    assert step % 8 == 0
-    assert [row["step"] for row in rows(tmp_path) if "loss" in row] == list(range(1, step + 1))
+    log.unlink()
+    log.mkdir()
+    began = time.monotonic()
+    finish(1, hosts[0])
+    hosts[1].communicate(timeout=60)
+    assert hosts[1].returncode != 0
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
-    """At random moments: in training, in saving, and (each fourth) while it starts, reads and goes on."""
+    """At random moments of the training; each fourth while it starts, reads and goes on; and each fourth while it
+    writes a checkpoint."""
     settings = {"steps": 400, "log_every": 3, "checkpoint_every": 7, "pause_s": 0.005}
     Job(tmp_path / "whole", **settings)()
     killed, rng = Job(tmp_path / "killed", **settings), np.random.default_rng(0)
     killed.run.mkdir()
+    unfinished = 0
     for kill in range(20):
         before, process = taken(killed.run), as_script(killed)
         if kill % 4 == 3:
             time.sleep(rng.uniform(0, 3))
         else:
             enough = before + 2 * int(rng.integers(1, 40))  # two streams
-            while taken(killed.run) < enough:
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.002)
-            time.sleep(rng.uniform(0, 0.05))
+            wait_until(process, lambda enough=enough: taken(killed.run) >= enough)
+            if kill % 4 == 1:
+                wait_until(process, lambda: is_saving(killed.run))
+            else:
+                time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    process = as_script(killed)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+        unfinished += is_saving(killed.run)
+    assert unfinished >= 3
+    finish(0, as_script(killed))
     assert_same_run(killed.run, tmp_path / "whole")
+
+
+def is_saving(run):
+    """Whether there is an unfinished checkpoint."""
+    return any(not (path / DIGESTS_FILE).exists() for path in (run / FOLDER).iterdir())
 
 
 def taken(run):
     """How many batches were taken so far, steps done twice counted twice."""
-    path = run / "examples.jsonl"
+    path = run / "examples-0.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 

@@ -13,7 +13,7 @@ from avemo.training import Stage, new_state, update
 from launch.errors import LaunchError
 from launch.loop import Rhythm, Together, start_run, train, truncate_log
 from launch.mesh import data_mesh
-from launch.runs import RunRecord
+from launch.runs import METRICS_FILE, RunRecord
 
 OPTIMIZER = optax.adam(0.1)
 
@@ -53,7 +53,11 @@ STAGE = Stage(init, train_step, eval_step=None)
 EVERY = Rhythm(log_every=2, evaluate_every=5, checkpoint_every=5)
 
 
-def fit(run, steps, batches=None, stage=STAGE, evaluate=lambda variables: {"w": float(variables["params"]["w"])}):
+def weight(variables, check):
+    return {"w": float(variables["params"]["w"])}
+
+
+def fit(run, steps, batches=None, stage=STAGE, evaluate=weight):
     run.mkdir(exist_ok=True)
     return train(
         name="line",
@@ -91,9 +95,9 @@ def test_resumed_equals_uninterrupted(tmp_path):
     class Stop(Exception):
         pass
 
-    def stop(variables):
+    def stop(variables, check):
         stop.calls += 1
-        if stop.calls == 3:  # at step 15, after the checkpoint of step 10
+        if stop.calls == 3:  # at step 15, which is being saved
             raise Stop
         return {}
 
@@ -109,6 +113,19 @@ def test_a_finished_run_is_left_alone(tmp_path):
     run, record = tmp_path / "run", RunRecord.new("line", "demo", 0, EVERY, {})
     assert start_run(run, record, steps=5, resume=False)
     fit(run, 5)
+    assert not start_run(run, record, steps=5, resume=True)
+
+
+def test_a_last_evaluation_that_was_cut_off_is_left_to_do(tmp_path):
+    run, record = tmp_path / "run", RunRecord.new("line", "demo", 0, EVERY, {})
+    assert start_run(run, record, steps=5, resume=False)
+    fit(run, 5)
+    expected = (run / METRICS_FILE).read_text()
+    for cut in (len(expected.splitlines()[-1]) + 1, 3):  # without it, or with half of it
+        (run / METRICS_FILE).write_text(expected[:-cut])
+        assert start_run(run, record, steps=5, resume=True)
+        fit(run, 5)
+        assert (run / METRICS_FILE).read_text() == expected
     assert not start_run(run, record, steps=5, resume=True)
 
 
@@ -152,7 +169,7 @@ def test_a_full_disk_under_the_log_is_told(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
 
-    def fill(variables):
+    def fill(variables, check):
         (tmp_path / "run" / "metrics.jsonl").unlink()
         (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
         return {}

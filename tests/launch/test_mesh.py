@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
+from launch.benchmarks.collectives import collectives
 from launch.commands import parse
 from launch.errors import LaunchError
 from launch.mesh import SMALLEST_SPLIT, MeshShape, check_batch_size, data_mesh, device_mesh, own_rows, state_sharding
@@ -135,31 +135,22 @@ def on_four():
     return json.loads(run.stdout)
 
 
-def collectives(hlo, kind):
-    """Of each collective operation of a kind, the elements of its arrays, and whether it stands inside a loop."""
-    hlo, found, body = re.sub(r"/\*.*?\*/", "", hlo), [], ""
-    bodies = set(re.findall(r"body=%([\w.-]+)", hlo))
-    for line in hlo.splitlines():
-        if line.endswith("{") and line.startswith(("%", "ENTRY")):
-            body = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0]
-        if match := re.search(rf"= (.*?) {kind}(?:-start)?\(", line):
-            arrays = re.findall(r"\w+\[([\d,]*)\]", match[1])
-            found.append(([int(np.prod([int(n) for n in sizes.split(",") if n])) for sizes in arrays], body in bodies))
-    return found
+def operations(run, kind):
+    return [operation for operation in collectives(run["hlo"]) if operation.kind == kind]
 
 
 def test_gradients_are_summed_once(on_four):
     """Every parameter's gradient is in one group and in no other; what else is summed are scalars of the loss."""
-    reductions = collectives(on_four["4x1"]["hlo"], "all-reduce")
-    groups = [(sorted(sizes), inside) for sizes, inside in reductions if max(sizes) > 1]
+    reductions = operations(on_four["4x1"], "all-reduce")
+    groups = [(sorted(each.sizes), each.in_loop) for each in reductions if max(each.sizes) > 1]
     assert groups == [(sorted(on_four["4x1"]["parameters"]), False)]
 
 
 def test_parameters_are_gathered_once_and_outside_of_loops(on_four):
     split = sorted(size for size in on_four["2x2"]["parameters"] if size >= SMALLEST_SPLIT)
-    gathers = collectives(on_four["2x2"]["hlo"], "all-gather")
-    assert sorted(size for sizes, _ in gathers for size in sizes if size in split) == split
-    assert not any(inside for _, inside in gathers)
+    gathers = operations(on_four["2x2"], "all-gather")
+    assert sorted(size for each in gathers for size in each.sizes if size in split) == split
+    assert not any(each.in_loop for each in gathers)
 
 
 def test_split_parameters_take_less_memory_and_give_the_same_training(on_four):

@@ -36,6 +36,15 @@ def to_tensors(batch: Mapping[str, Any], device: str) -> dict[str, Any]:
     return tensors
 
 
+Wrapper = Callable[[Step], Step]
+"""Makes something else of the function that gives the loss: a compiled one, or one in mixed precision."""
+
+
+def as_it_is(loss_of: Step) -> Step:
+    """The wrapper that changes nothing."""
+    return loss_of
+
+
 def _training_step(loss_of: Step, network: nn.Module, config: OptimizerConfig, steps: int) -> Step:
     """One update of the network: gradient, clipping, Adam with decoupled weight decay, schedule."""
     parameters = list(network.parameters())
@@ -67,17 +76,25 @@ def learning_rate_factor(config: OptimizerConfig, steps: int, step: int) -> floa
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def teacher_step(network: nn.Module, config: FaceTraining, class_weights_K: Tensor) -> Step:
+def teacher_step(
+    network: nn.Module, config: FaceTraining, class_weights_K: Tensor, wrapper: Wrapper = as_it_is
+) -> Step:
     """Twin of `avemo.stages.teacher.train_step`."""
 
     def loss_of(batch: Mapping[str, Any]) -> Tensor:
         outputs = network(training_faces(batch, config.network.image_size, config.augment))
         return label_loss(outputs, batch, class_weights_K, config)
 
-    return _training_step(loss_of, network, config.optimizer, config.steps)
+    return _training_step(wrapper(loss_of), network, config.optimizer, config.steps)
 
 
-def student_step(network: nn.Module, teacher: nn.Module, config: Distillation, class_weights_K: Tensor) -> Step:
+def student_step(
+    network: nn.Module,
+    teacher: nn.Module,
+    config: Distillation,
+    class_weights_K: Tensor,
+    wrapper: Wrapper = as_it_is,
+) -> Step:
     """Twin of `avemo.stages.student.train_step`; the teacher must be in evaluation mode."""
 
     def loss_of(batch: Mapping[str, Any]) -> Tensor:
@@ -99,10 +116,10 @@ def student_step(network: nn.Module, teacher: nn.Module, config: Distillation, c
             + config.embedding_weight * sum(matches)
         )
 
-    return _training_step(loss_of, network, config.optimizer, config.steps)
+    return _training_step(wrapper(loss_of), network, config.optimizer, config.steps)
 
 
-def fusion_step(network: nn.Module, config: FusionTraining) -> Step:
+def fusion_step(network: nn.Module, config: FusionTraining, wrapper: Wrapper = as_it_is) -> Step:
     """Twin of `avemo.stages.fusion.train_step`."""
 
     def loss_of(batch: Mapping[str, Any]) -> Tensor:
@@ -115,7 +132,7 @@ def fusion_step(network: nn.Module, config: FusionTraining) -> Step:
         )
         return (valence + arousal) / 2
 
-    return _training_step(loss_of, network, config.optimizer, config.steps)
+    return _training_step(wrapper(loss_of), network, config.optimizer, config.steps)
 
 
 def training_faces(batch: Mapping[str, Any], size: int, config: AugmentConfig) -> Tensor:

@@ -11,10 +11,11 @@ from data_pipelines.processes import worker_pool
 from data_pipelines.records import open_split, prepared_folder
 from data_pipelines.releases import affectnet
 from data_pipelines.releases.items import Face
-from launch import benchmark_limits, benchmark_peers
-from launch.benchmark import LIMITS, LOADER, OPENCV, PREPARE, Benchmark, excerpt, ratios, shared_out
+from launch.benchmarks import pipeline, pipeline_limits, pipeline_peers
+from launch.benchmarks.pipeline import LIMITS, LOADER, OPENCV, PREPARE, BenchmarkPipeline, excerpt, ratios, shared_out
+from launch.benchmarks.results import installed
+from launch.benchmarks.stopwatch import seconds
 from launch.errors import LaunchError
-from launch.stopwatch import seconds
 
 
 def test_an_excerpt_holds_the_first_usable_faces_as_they_were(tiny, tmp_path):
@@ -64,7 +65,7 @@ def test_ratios_are_taken_round_by_round():
 def test_a_process_that_fails_ends_the_measurement(capfd):
     good, bad = ([encode_jpeg(np.zeros((8, 8, 3), np.uint8), 95)], 1), ([None], 1)
     with pytest.raises(LaunchError, match="a measured process failed"):
-        seconds(benchmark_limits.decoding, [good, bad])
+        seconds(pipeline_limits.decoding, [good, bad])
     assert "TypeError" in capfd.readouterr().err
 
 
@@ -79,9 +80,9 @@ def _killed():
 
 
 def test_the_whole_benchmark(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_peers, "installed", lambda package: False)
+    monkeypatch.setattr(pipeline, "installed", lambda package: False)
     out = tmp_path / "results" / "benchmark.json"
-    Benchmark(out, images=24, picture_size=64, size=16, batch_size=4, workers=2, rounds=1, passes=1)()
+    BenchmarkPipeline(out, images=24, picture_size=64, size=16, batch_size=4, workers=2, rounds=1, passes=1)()
     results = json.loads(out.read_text())
     assert set(results["images_per_s"]) == {*LIMITS, OPENCV, PREPARE, LOADER}
     assert all(rate > 0 for rates in results["images_per_s"].values() for rate in rates)
@@ -91,7 +92,7 @@ def test_the_whole_benchmark(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("peer", ["torch", "torch, tuned", "tensorflow"])
 def test_peers_give_the_same_pixels(tiny, tmp_path, peer):
-    if not benchmark_peers.installed(package := peer.split(",")[0]):
+    if not installed(package := peer.split(",")[0]):
         pytest.skip(f"{package} is not installed")
     files = sorted(map(str, prepared_folder(tiny.data, "affectnet").glob("*-train.array_record-*")))
     with worker_pool(1) as pool:  # This process stays free of either.
@@ -105,13 +106,13 @@ def test_peers_give_the_same_pixels(tiny, tmp_path, peer):
 
 def _first_images(peer, files, folder):
     if peer != "tensorflow":
-        return next(benchmark_peers.torch_batches(files, peer != "torch", 8, 1))["image"].numpy()
-    benchmark_peers.write_tfrecord(files, folder / "train.tfrecord")
-    return next(benchmark_peers.tf_data_batches(folder / "train.tfrecord", "INTEGER_ACCURATE", 8, 1))["image"]
+        return next(pipeline_peers.torch_batches(files, peer != "torch", 8, 1))["image"].numpy()
+    pipeline_peers.write_tfrecord(files, folder / "train.tfrecord")
+    return next(pipeline_peers.tf_data_batches(folder / "train.tfrecord", "INTEGER_ACCURATE", 8, 1))["image"]
 
 
 def test_impossible_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="images must be more than a batch"):
-        Benchmark(tmp_path, images=100, batch_size=128)
+        BenchmarkPipeline(tmp_path, images=100, batch_size=128)
     with pytest.raises(ValueError, match="at least 1"):
-        Benchmark(tmp_path, rounds=0)
+        BenchmarkPipeline(tmp_path, rounds=0)

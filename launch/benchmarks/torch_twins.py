@@ -108,7 +108,7 @@ def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Twin of `avemo.models.layers.batch_norm`, but that torch keeps the unbiased variance, n / (n - 1) of ours."""
+    """Twin of `avemo.models.layers.BatchNorm`, but that torch keeps the unbiased variance, n / (n - 1) of ours."""
     return nn.BatchNorm2d(channels, BATCH_NORM_EPSILON, momentum=1 - BATCH_NORM_MOMENTUM)
 
 

@@ -1,7 +1,7 @@
 """The limits that preparing and loading are held against: bare loops over the libraries, nothing of the pipeline.
 
 They call the functions that `data_pipelines.faces` and `data_pipelines.loaders` call, in the same way. All are work
-for `launch.stopwatch.seconds`.
+for `launch.benchmarks.stopwatch.seconds`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,8 +1,9 @@
-"""Times work that several processes do at the same time, each ready before the clock starts."""
+"""Times work: what several processes do at the same time, and what several contestants do in turn in this one."""
 
+import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -11,6 +12,38 @@ from launch.errors import LaunchError
 
 Work = Callable[..., AbstractContextManager[Callable[[], Any]]]
 """A context manager that gets everything ready and gives what is to be timed; a function at the top of a module."""
+
+Contestant = Callable[[int], float]
+"""Does so many steps and returns the seconds they took, from nothing begun to all done."""
+
+MOST_STEPS = 1_000
+"""Steps in one round of the fastest contestants."""
+
+
+def in_turn(
+    contestants: Mapping[str, Contestant], rounds: int, round_s: float, tell: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Time contestants one after the other, round by round, so that a machine that slows down slows all alike.
+
+    Args:
+        contestants: By name.
+        rounds: How often each is timed.
+        round_s: About how long each shall take in a round; a step is never cut.
+        tell: Is told of every figure.
+
+    Returns:
+        Steps per second of each, one figure for each round. Two steps before the first round warm up.
+    """
+    steps = {}
+    for name, contestant in contestants.items():
+        contestant(1)
+        steps[name] = min(max(math.ceil(round_s / contestant(1)), 1), MOST_STEPS)
+    steps_per_s: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(1, rounds + 1):
+        for name, contestant in contestants.items():
+            steps_per_s[name].append(steps[name] / contestant(steps[name]))
+            tell(f"round {number} of {rounds}: {name}: {steps_per_s[name][-1]:,.3g} steps/s")
+    return steps_per_s
 
 
 def seconds(work: Work, shares: Sequence[tuple[Any, ...]]) -> float:

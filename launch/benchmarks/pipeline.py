@@ -2,21 +2,16 @@
 
 import contextlib
 import csv
-import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from tyro.conf import Positional
 
 from data_pipelines.builders.affectnet import AffectNetPreparation, prepare_affectnet
 from data_pipelines.builders.dataset_builder import Workers
@@ -27,10 +22,11 @@ from data_pipelines.records import open_split, prepared_folder
 from data_pipelines.releases import affectnet
 from data_pipelines.releases.items import Face, Skip
 from data_pipelines.synthetic.affectnet import SyntheticAffectNetConfig, synthesize
-from launch import benchmark_limits, benchmark_peers
-from launch.benchmark_limits import Picture
+from launch.benchmarks import pipeline_limits, pipeline_peers
+from launch.benchmarks.pipeline_limits import Picture
+from launch.benchmarks.results import as_json, installed, machine, round_by_round, table, write_results
+from launch.benchmarks.stopwatch import Work, seconds, taking
 from launch.errors import LaunchError
-from launch.stopwatch import Work, seconds, taking
 
 PACKAGES = (
     "numpy",
@@ -56,7 +52,7 @@ LOADER = "avemo loader"
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkPipeline:
     """Measure preparing and loading against their limits, and against a PyTorch DataLoader and tf.data if installed.
 
     Attributes:
@@ -69,7 +65,6 @@ class Benchmark:
         workers: processes or threads, for everybody alike.
         rounds: how often everything is measured, in turn.
         passes: how often a measurement of loading goes over all faces.
-        what: the data pipeline.
     """
 
     out: Path
@@ -81,7 +76,6 @@ class Benchmark:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     rounds: int = 5
     passes: int = 3
-    what: Positional[Literal["pipeline"]] = "pipeline"
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.workers, self.rounds, self.passes) < 1:
@@ -104,14 +98,12 @@ class Benchmark:
         console.print(table(f"{self.size} px, {self.workers} workers: images/s", images_per_s, "{:,.0f}"))
         console.print(table("Ratios, round by round", found, "{:.2f}"))
         results = {
-            "settings": asdict(self),
-            "machine": machine(),
+            "settings": as_json(self),
+            "machine": machine(PACKAGES),
             "images_per_s": images_per_s,
             "ratios": found,
         }
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
-        console.print(f"results: {self.out}")
+        write_results(self.out, results, console)
 
     def _get_ready(self, folder: Path) -> "list[Measurement]":
         """Makes the files that all share, and says what is measured on them."""
@@ -137,30 +129,30 @@ class Benchmark:
         self, folder: Path, release: Path, pictures: list[Picture], config: AffectNetPreparation
     ) -> "Iterator[Measurement]":
         shares = [(share, config.size, config.jpeg_quality) for share in shared_out(pictures, self.workers)]
-        work = benchmark_limits.preparing
+        work = pipeline_limits.preparing
         yield Measurement(LIMITS[0], len(shares[0][0]), work, shares[:1])
         yield Measurement(LIMITS[1], len(pictures), work, shares)
         yield Measurement(PREPARE, len(pictures), preparing, [(release, folder, config, self.workers)])
 
     def _loading(self, folder: Path, jpegs: list[bytes]) -> "Iterator[Measurement]":
         shares = [(share, self.passes) for share in shared_out(jpegs, self.workers)]
-        work = benchmark_limits.decoding
+        work = pipeline_limits.decoding
         yield Measurement(LIMITS[2], len(shares[0][0]) * self.passes, work, shares[:1])
         yield Measurement(LIMITS[3], len(jpegs) * self.passes, work, shares)
-        work = benchmark_limits.decoding_by_opencv
+        work = pipeline_limits.decoding_by_opencv
         yield Measurement(OPENCV, len(jpegs) * self.passes, work, shares)
         yield self._loader(LOADER, len(jpegs), own_batches, folder / "prepared")
         split = prepared_folder(folder / "prepared", "affectnet")
         files = sorted(str(path) for path in split.glob("*-train.array_record-*"))
-        if benchmark_peers.installed("torch"):
-            torch_batches = benchmark_peers.torch_batches
+        if installed("torch"):
+            torch_batches = pipeline_peers.torch_batches
             yield self._loader("PyTorch DataLoader", len(jpegs), torch_batches, files, False)
             yield self._loader("PyTorch DataLoader, tuned", len(jpegs), torch_batches, files, True)
-        if benchmark_peers.installed("tensorflow"):
+        if installed("tensorflow"):
             tfrecord = folder / "train.tfrecord"
             with worker_pool(1) as pool:  # This process stays free of TensorFlow.
-                pool.submit(benchmark_peers.write_tfrecord, files, tfrecord).result()
-            tf_data_batches = benchmark_peers.tf_data_batches
+                pool.submit(pipeline_peers.write_tfrecord, files, tfrecord).result()
+            tf_data_batches = pipeline_peers.tf_data_batches
             yield self._loader("tf.data", len(jpegs), tf_data_batches, tfrecord, "INTEGER_ACCURATE")
             yield self._loader("tf.data, inexact decoding", len(jpegs), tf_data_batches, tfrecord, "")
 
@@ -197,7 +189,7 @@ def preparing(release: Path, folder: Path, config: AffectNetPreparation, workers
 
 def own_batches(data_dir: Path, batch_size: int, workers: int) -> Iterator[Mapping[str, np.ndarray]]:
     """Our loader."""
-    return face_batches(data_dir, batch_size=batch_size, seed=benchmark_peers.SEED, threads=workers)
+    return face_batches(data_dir, batch_size=batch_size, seed=pipeline_peers.SEED, threads=workers)
 
 
 def shared_out(items: list[Any], shares: int) -> list[list[Any]]:
@@ -262,8 +254,7 @@ def ratios(images_per_s: Mapping[str, Sequence[float]], workers: int) -> dict[st
 
     def divided(name: str, other: str, times: int = 1) -> tuple[str, list[float]]:
         label = f"{name} / {other}" + (f" × {times}" if times > 1 else "")
-        pairs = zip(images_per_s[name], images_per_s[other], strict=True)
-        return label, [rate / (times * against) for rate, against in pairs]
+        return label, [ratio / times for ratio in round_by_round(images_per_s[name], images_per_s[other])]
 
     peers = [name for name in images_per_s if name not in (*LIMITS, OPENCV, PREPARE, LOADER)]
     return dict(
@@ -275,23 +266,3 @@ def ratios(images_per_s: Mapping[str, Sequence[float]], workers: int) -> dict[st
             *(divided(LOADER, name) for name in (OPENCV, *peers)),
         ]
     )
-
-
-def table(title: str, values: Mapping[str, Sequence[float]], form: str) -> Table:
-    """One row for each: the median over the rounds, the lowest and the highest."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("")
-    for column in ("median", "lowest", "highest"):
-        shown.add_column(column, justify="right")
-    for name, found in values.items():
-        shown.add_row(name, *(form.format(value) for value in (np.median(found), min(found), max(found))))
-    return shown
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    found = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

@@ -7,7 +7,6 @@ Each is imported only by the process that runs it.
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,6 @@ from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 SEED = 0
 SHUFFLED_BATCHES = 16
 """Batches that tf.data's shuffle buffer holds: it can't shuffle everything, as the others do."""
-
-
-def installed(package: str) -> bool:
-    """Whether a peer can be measured."""
-    return find_spec(package) is not None
 
 
 class Faces:

@@ -1,0 +1,109 @@
+"""The training steps that are measured: the stages in the sizes of their presets, with a batch of chance numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME, TRIPLET_KINDS
+from avemo.models.face import FaceNetwork, init_variables
+from avemo.models.layers import DType
+from avemo.stages import fusion, student, teacher
+from avemo.stages.fusion import FusionTraining
+from avemo.stages.student import Distillation
+from avemo.stages.supervision import FaceTraining
+from avemo.training import Stage
+
+StageName = Literal["teacher", "student", "fusion"]
+Preset = Literal["demo", "paper"]
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "demo": {"teacher": teacher.DEMO, "student": student.DEMO, "fusion": fusion.DEMO},
+    "paper": {"teacher": teacher.PAPER, "student": student.PAPER, "fusion": fusion.PAPER},
+}
+
+PREPARED_SIZE_PX = {"demo": 46, "paper": 160}
+"""Side of the prepared faces, from which the networks see random crops: those of `avemo demo`, and what we advise."""
+
+CLASS_WEIGHTS = np.ones(len(EXPRESSIONS), np.float32)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A stage's training step, and what it is fed with.
+
+    Attributes:
+        config: The stage's configuration.
+        stage: What the training loop takes.
+        batch: A batch as the loaders give it, on the host.
+        examples: How many examples a step takes.
+        unit: What an example is: "images" or "frames".
+        taught_by: The teacher's training, where there is a teacher.
+    """
+
+    config: FaceTraining | FusionTraining
+    stage: Stage
+    batch: Mapping[str, Any]
+    examples: int
+    unit: str
+    taught_by: FaceTraining | None = None
+
+
+def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
+    """The training step of a stage as a preset has it, but for the compute dtype."""
+    config = _with_dtype(CONFIGS[preset][name], dtype)
+    if isinstance(config, FusionTraining):
+        frames = config.batch_size * config.window_frames
+        return Workload(config, fusion.build(config, seed=0), _windows(config), frames, "frames")
+    batch = _faces(config, PREPARED_SIZE_PX[preset])
+    images = config.batch_size + 3 * config.triplet_batch_size
+    if not isinstance(config, Distillation):
+        return Workload(config, teacher.build(config, CLASS_WEIGHTS, seed=0), batch, images, "images")
+    taught_by = _with_dtype(CONFIGS[preset]["teacher"], dtype)
+    variables = jax.jit(lambda key: init_variables(FaceNetwork(taught_by.network), key))(jax.random.key(1))
+    stage = student.build(config, CLASS_WEIGHTS, 0, taught_by.network, variables)
+    return Workload(config, stage, batch, images, "images", taught_by)
+
+
+def _with_dtype(config: Any, dtype: DType) -> Any:
+    return replace(config, network=replace(config.network, dtype=dtype))
+
+
+def _faces(config: FaceTraining, size: int) -> dict[str, Any]:
+    rng, count, triplets = np.random.default_rng(0), config.batch_size, config.triplet_batch_size
+    pictures = lambda *shape: rng.integers(0, 256, (*shape, size, size, 3), np.uint8)
+    batch: dict[str, Any] = {
+        "affectnet": {
+            "image": pictures(count),
+            "expression": rng.integers(0, len(EXPRESSIONS), count, np.int32),
+            "expression_valid": np.ones(count, bool),
+            "valence_arousal": rng.uniform(-1, 1, (count, 2)).astype(np.float32),
+            "valence_arousal_valid": np.ones(count, bool),
+            "index": np.arange(count),
+        }
+    }
+    if triplets:
+        kind = rng.integers(0, len(TRIPLET_KINDS), triplets, np.int32)
+        batch["fec"] = {"image": pictures(triplets, 3), "kind": kind, "index": np.arange(triplets)}
+    return batch
+
+
+def _windows(config: FusionTraining) -> dict[str, np.ndarray]:
+    windows = [random_recording(config, config.window_frames, seed) for seed in range(config.batch_size)]
+    batch = {name: np.stack([window[name] for window in windows]) for name in windows[0]}
+    return batch | {"index": np.zeros((config.batch_size, 2), np.int64)}
+
+
+def random_recording(config: FusionTraining, frames: int, seed: int) -> dict[str, np.ndarray]:
+    """A recording as `launch.evaluation.delayed` leaves it, of chance numbers; every label is there."""
+    rng = np.random.default_rng(seed)
+    return {
+        "face": rng.normal(size=(frames, config.network.face_size)).astype(np.float32),
+        "face_valid": np.ones(frames, bool),
+        "waveform": 0.1 * rng.standard_normal(SAMPLES_PER_FRAME * frames, np.float32),
+        "voice_valid": np.ones(frames, bool),
+        "labels": rng.uniform(-1, 1, (frames, 2)).astype(np.float32),
+        "labels_valid": np.ones(frames, bool),
+    }

@@ -1,0 +1,24 @@
+"""Compiled programs are kept on disk, so that a second start of the same command compiles nothing."""
+
+import os
+
+from platformdirs import user_cache_path
+
+
+def keep_compiled_programs() -> None:
+    """Have JAX keep every program it compiles, in avemo/xla of the user's cache folder; call it before JAX is imported.
+
+    That is ~/.cache (or XDG_CACHE_HOME), on macOS ~/Library/Caches, on Windows %LOCALAPPDATA%. JAX's own variables go
+    first: JAX_COMPILATION_CACHE_DIR is another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+
+    JAX finds a program again by what it computes, by versions, settings, and kind of devices and processor, so that
+    machines may share the folder. It is safe to delete. Where it can't be made, programs are compiled at every start.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = user_cache_path("avemo", appauthor=False) / "xla"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
