@@ -317,6 +317,9 @@ class FaceNetwork(nn.Module):
 class LogMel(nn.Module):
     """Twin of `avemo.log_mel.log_mel`."""
 
+    window: Tensor
+    filters: Tensor
+
     def __init__(self, config: LogMelConfig) -> None:
         super().__init__()
         self.config = config
