@@ -6,7 +6,6 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
-from avemo.stages import fusion, student, teacher
 from launch.benchmarks.pipeline import BenchmarkPipeline
 from launch.benchmarks.train import BenchmarkTrain
 from launch.demo import Demo
@@ -17,13 +16,9 @@ from launch.inspect import Inspect
 from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
-from launch.train import TrainFusion, TrainStudent, TrainTeacher
+from launch.train import PRESETS, TrainFusion, TrainStudent, TrainTeacher
 
-STAGES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "teacher": (TrainTeacher, {"demo": teacher.DEMO, "small": teacher.SMALL, "paper": teacher.PAPER}),
-    "student": (TrainStudent, {"demo": student.DEMO, "small": student.SMALL, "paper": student.PAPER}),
-    "fusion": (TrainFusion, {"demo": fusion.DEMO, "paper": fusion.PAPER}),
-}
+STAGES: dict[str, Any] = {"teacher": TrainTeacher, "student": TrainStudent, "fusion": TrainFusion}
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
@@ -58,7 +53,7 @@ def command_tree(preset: str | None) -> Any:
         inspect=Inspect,
         train=(
             "Train a stage.",
-            Union[tuple(Annotated[STAGES[stage][0], trainings[stage]] for stage in STAGES)],  # noqa: UP007
+            Union[tuple(Annotated[STAGES[stage], trainings[stage]] for stage in STAGES)],  # noqa: UP007
         ),
         evaluate=Evaluate,
         report=Report,
@@ -72,9 +67,9 @@ def command_tree(preset: str | None) -> Any:
 
 def with_preset(stage: str, preset: str | None) -> Any:
     """The stage's command, with a preset's settings as its defaults."""
-    command, presets = STAGES[stage]
+    presets = PRESETS[stage]
     name = preset or "paper"
-    return command(data=tyro.MISSING, out=tyro.MISSING, preset=name, config=presets.get(name, presets["paper"]))
+    return STAGES[stage](data=tyro.MISSING, out=tyro.MISSING, preset=name, config=presets.get(name, presets["paper"]))
 
 
 def preset_of(arguments: Sequence[str]) -> str | None:
@@ -86,7 +81,7 @@ def preset_of(arguments: Sequence[str]) -> str | None:
         elif argument.startswith("--preset="):
             preset = argument.removeprefix("--preset=")
     if arguments[:1] == ["train"] and arguments[1:2] and preset is not None:
-        known = STAGES.get(arguments[1], (None, {preset: None}))[1]
+        known = PRESETS.get(arguments[1], {preset: None})
         if preset not in known:
             raise LaunchError(f"{arguments[1]} has no preset {preset}: choose among {', '.join(known)}")
     return preset

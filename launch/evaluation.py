@@ -14,6 +14,7 @@ from avemo.metrics import Regression, merge
 from avemo.stages import fusion
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
+from launch.hosts import host_share
 from launch.interruption import Check
 from launch.mesh import own_rows, put_batch, replicated
 
@@ -71,9 +72,8 @@ def score_faces(
         progress: what progress bars say; None shows none.
         check: called after each batch.
     """
-    hosts = jax.process_count()
     size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
-    share: Any = {"batch_size": size // hosts, "shard_index": jax.process_index(), "shard_count": hosts}
+    share: Any = {"batch_size": size // jax.process_count()} | host_share()
     sources = {"affectnet": loaders.face_eval_batches(data, name=faces, **share)}
     if with_fec:
         sources["fec"] = loaders.triplet_eval_batches(data, **share)

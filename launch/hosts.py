@@ -108,6 +108,11 @@ def _initialize(address: str, count: int, index: int) -> None:
     jax.distributed.initialize(address, count, index, cluster_detection_method="deactivate")
 
 
+def host_share() -> dict[str, int]:
+    """Which part of every batch this host takes, as the loaders are told."""
+    return {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
+
+
 def is_first_host() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return jax.process_index() == 0

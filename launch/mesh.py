@@ -68,13 +68,15 @@ MeshSetting = Annotated[
 """A `MeshShape` as the command line reads it: `--mesh data=4 fsdp=2`."""
 
 
-def device_mesh(shape: MeshShape) -> Mesh:
-    """The devices of all hosts in a grid, in the order of the hosts, so that a host holds successive rows of a batch.
+def device_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices, by default those of all hosts, in a grid.
+
+    They stand in the order of the hosts, so that a host holds successive rows of a batch.
 
     Raises:
         LaunchError: the shape does not fit the number of devices.
     """
-    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     data = len(devices) // shape.fsdp if shape.data is None else shape.data
     if data * shape.fsdp != len(devices):
         here = f" ({jax.local_device_count()} on each of {jax.process_count()} hosts)" * (jax.process_count() > 1)

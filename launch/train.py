@@ -31,7 +31,7 @@ from launch.evaluation import (
     regression_results,
     score_faces,
 )
-from launch.hosts import Hosts, is_first_host, joined
+from launch.hosts import Hosts, host_share, is_first_host, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
@@ -39,6 +39,13 @@ from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 
 Preset = Literal["demo", "small", "paper"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "teacher": {"demo": teacher.DEMO, "small": teacher.SMALL, "paper": teacher.PAPER},
+    "student": {"demo": student.DEMO, "small": student.SMALL, "paper": student.PAPER},
+    "fusion": {"demo": fusion.DEMO, "paper": fusion.PAPER},
+}
+"""What `--preset` starts from, by stage."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,8 @@ class TrainFusion(Run):
                 [delayed(recording, config.delay_frames) for recording in parts["train"]],
                 window_frames=config.window_frames,
                 batch_size=config.batch_size // jax.process_count(),
-                **host_share(self),
+                seed=self.seed,
+                **host_share(),
             ),
             steps=config.steps,
             examples_per_step=config.batch_size,
@@ -197,18 +205,14 @@ class TrainFusion(Run):
         )
 
 
-def host_share(run: Run) -> dict[str, Any]:
-    """The order of the examples, and which of every batch this host takes, as the loaders are told."""
-    return {"seed": run.seed, "shard_index": jax.process_index(), "shard_count": jax.process_count()}
-
-
 def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
     """What teacher and student have in common: faces in, figures on labelled faces and on FEC out."""
     for corpus in record.inputs.keys() & {run.faces, "fec"}:
         check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
     check_batch_size(mesh, config.accumulate, **sizes)
-    hosts, share = jax.process_count(), host_share(run)
+    hosts = jax.process_count()
+    share: Any = {"seed": run.seed} | host_share()
     streams = {
         "affectnet": loaders.face_batches(run.data, batch_size=config.batch_size // hosts, name=run.faces, **share)
     }

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from avemo.models.recurrent import Recurrent, initial_carry
 from avemo.stages.fusion import FusionTraining
@@ -15,7 +14,7 @@ from avemo.training import stream_key
 from launch.benchmarks.flops import count_flops, has_scan
 from launch.benchmarks.workload import Workload
 from launch.loop import METRICS_DELAY, Batches, jit_step
-from launch.mesh import AXES, put_batch, replicated, state_sharding
+from launch.mesh import MeshShape, device_mesh, put_batch, replicated, state_sharding
 
 READ_AHEAD = 12
 """Batches taken out of a loader before the clock starts: more than it reads ahead while nobody waits."""
@@ -23,7 +22,7 @@ READ_AHEAD = 12
 
 def one_device() -> Mesh:
     """The first device alone: what a measurement against PyTorch runs on."""
-    return Mesh(np.array(jax.devices()[:1]).reshape(1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return device_mesh(MeshShape(), jax.devices()[:1])
 
 
 class OurStep:

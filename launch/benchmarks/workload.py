@@ -15,16 +15,13 @@ from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
 from avemo.stages.supervision import FaceTraining
 from avemo.training import Stage
+from launch.demo import FACE_SIZE
+from launch.train import PRESETS
 
 StageName = Literal["teacher", "student", "fusion"]
 Preset = Literal["demo", "paper"]
 
-CONFIGS: dict[str, dict[str, Any]] = {
-    "demo": {"teacher": teacher.DEMO, "student": student.DEMO, "fusion": fusion.DEMO},
-    "paper": {"teacher": teacher.PAPER, "student": student.PAPER, "fusion": fusion.PAPER},
-}
-
-PREPARED_SIZE_PX = {"demo": 46, "paper": 160}
+PREPARED_SIZE_PX = {"demo": FACE_SIZE, "paper": 160}
 """Side of the prepared faces, from which the networks see random crops: those of `avemo demo`, and what we advise."""
 
 CLASS_WEIGHTS = np.ones(len(EXPRESSIONS), np.float32)
@@ -53,7 +50,7 @@ class Workload:
 
 def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
     """The training step of a stage as a preset has it, but for the compute dtype."""
-    config = _with_dtype(CONFIGS[preset][name], dtype)
+    config = _with_dtype(PRESETS[name][preset], dtype)
     if isinstance(config, FusionTraining):
         frames = config.batch_size * config.window_frames
         return Workload(config, fusion.build(config, seed=0), _windows(config), frames, "frames")
@@ -61,7 +58,7 @@ def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
     images = config.batch_size + 3 * config.triplet_batch_size
     if not isinstance(config, Distillation):
         return Workload(config, teacher.build(config, CLASS_WEIGHTS, seed=0), batch, images, "images")
-    taught_by = _with_dtype(CONFIGS[preset]["teacher"], dtype)
+    taught_by = _with_dtype(PRESETS["teacher"][preset], dtype)
     variables = jax.jit(lambda key: init_variables(FaceNetwork(taught_by.network), key))(jax.random.key(1))
     stage = student.build(config, CLASS_WEIGHTS, 0, taught_by.network, variables)
     return Workload(config, stage, batch, images, "images", taught_by)

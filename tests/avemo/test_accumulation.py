@@ -6,12 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_stages
 
 from avemo import losses
-from avemo.models.audio import AudioConfig
 from avemo.models.face import FaceConfig
-from avemo.models.fusion import FusionConfig
-from avemo.models.recurrent import RecurrentConfig
 from avemo.models.students import StudentConfig
 from avemo.stages import fusion, student, teacher
 from avemo.stages.supervision import FaceTraining
@@ -78,13 +76,7 @@ def test_only_one_piece_is_in_memory():
 # --- stages -------------------------------------------------------------------------------------------------
 
 FUSION = fusion.FusionTraining(
-    network=FusionConfig(
-        face_size=4,
-        audio=AudioConfig(channels=(4, 4), features=8, dilations=(1,)),
-        projection=8,
-        recurrent=RecurrentConfig(features=16),
-        dropout=0.0,
-    ),
+    network=test_stages.FUSION.network,
     steps=10,
     batch_size=8,
     window_s=0.4,

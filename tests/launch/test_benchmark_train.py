@@ -185,7 +185,7 @@ def tiny_presets(monkeypatch):
         "student": replace(student.DEMO, **faces),
         "fusion": replace(fusion.DEMO, batch_size=8, window_s=0.4, steps=10),
     }
-    monkeypatch.setattr(workload, "CONFIGS", {"demo": configs})
+    monkeypatch.setattr(workload, "PRESETS", {stage: {"demo": config} for stage, config in configs.items()})
     monkeypatch.setitem(hardware_peak.SIDES, "cpu", 256)
     monkeypatch.setitem(hardware_peak.COPIED_BYTES, "cpu", 1 << 20)
     return configs

@@ -57,7 +57,7 @@ def weight(variables, check):
     return {"w": float(variables["params"]["w"])}
 
 
-def fit(run, steps, batches=None, stage=STAGE, evaluate=weight):
+def fit(run, steps, batches=None, stage=STAGE, evaluate=weight, rhythm=EVERY, profile_steps=0):
     run.mkdir(exist_ok=True)
     return train(
         name="line",
@@ -68,8 +68,9 @@ def fit(run, steps, batches=None, stage=STAGE, evaluate=weight):
         examples_per_step=8,
         seed=0,
         mesh=data_mesh(),
-        rhythm=EVERY,
+        rhythm=rhythm,
         evaluate=evaluate,
+        profile_steps=profile_steps,
     )
 
 

@@ -5,30 +5,16 @@ import json
 
 import numpy as np
 import pytest
-from test_loop import STAGE, Lines
+from test_loop import Lines, fit
 
 from launch.commands import parse
 from launch.errors import LaunchError
-from launch.loop import Rhythm, train
-from launch.mesh import data_mesh
+from launch.loop import Rhythm
 from launch.profile import WARM_UP_STEPS
 
 
 def traced(run, steps, profile_steps, batches=None):
-    run.mkdir(exist_ok=True)
-    return train(
-        name="line",
-        run=run,
-        stage=STAGE,
-        batches=batches or Lines(),
-        steps=steps,
-        examples_per_step=8,
-        seed=0,
-        mesh=data_mesh(),
-        rhythm=Rhythm(),
-        evaluate=lambda variables, check: {},
-        profile_steps=profile_steps,
-    )
+    return fit(run, steps, batches, evaluate=lambda variables, check: {}, rhythm=Rhythm(), profile_steps=profile_steps)
 
 
 def events(run):
