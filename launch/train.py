@@ -31,6 +31,7 @@ from launch.evaluation import (
     regression_results,
     score_faces,
 )
+from launch.freed_memory import keep_freed_memory
 from launch.hosts import Hosts, host_share, is_first_host, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
@@ -81,6 +82,7 @@ class Run:
 
     def __call__(self) -> None:
         """Train to the last step, together with the other hosts if there are any."""
+        keep_freed_memory()
         with joined(self.hosts):  # before anything touches a device
             self.train_on(device_mesh(self.mesh))
 

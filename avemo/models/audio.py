@@ -17,18 +17,16 @@ class AudioConfig:
     """Size of the audio network.
 
     Attributes:
-        channels: Channels of the two strided convolutions over time and mel.
-        features: Size of the vector of each frame.
+        features: Size of the vector of each frame, and channels of every convolution.
         dilations: Dilation, in frames, of each causal convolution at the frame rate.
     """
 
-    channels: tuple[int, int] = (16, 32)
     features: int = 64
     dilations: tuple[int, ...] = (1, 2, 4)
 
     def __post_init__(self) -> None:
-        if min(self.channels) < 1 or self.features < 1:
-            raise ValueError(f"channels {self.channels} and features {self.features} must be positive")
+        if self.features < 1:
+            raise ValueError(f"features is {self.features}; it must be at least 1")
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations is {self.dilations}; each must be at least 1")
 
@@ -41,11 +39,11 @@ class AudioConfig:
 class AudioEncoder(nn.Module):
     """Causal convolutions over a log-mel spectrogram.
 
-    Two 3×3 convolutions with stride 2 over time and mel, a projection of what is left of the mel axis, then
-    residual convolutions over time of three dilated taps. Every left padding is the kernel's reach minus the
-    stride, so frame t depends only on log-mel steps before 4·(t + 1); with the default dilations it hears
-    0.6 s. Layer normalisation per step instead of batch normalisation: causal, and indifferent to padding
-    and to the rest of the batch.
+    Two convolutions over time, three taps and stride 2 each, with the mel bands as their channels (as Whisper
+    begins, Radford et al. 2023), then residual convolutions of three dilated taps. Every left padding is the
+    kernel's reach minus the stride, so frame t depends only on log-mel steps before 4·(t + 1); with the default
+    dilations it hears 0.6 s. Layer normalisation per step instead of batch normalisation: causal, and indifferent
+    to padding and to the rest of the batch.
 
     Attributes:
         config: Size of the network.
@@ -68,26 +66,17 @@ class AudioEncoder(nn.Module):
         Raises:
             ValueError: If S isn't a multiple of 4.
         """
-        batch, steps, _ = log_mel_BxSxM.shape
+        steps, features = log_mel_BxSxM.shape[1], self.config.features
         if steps % STEPS_PER_FRAME:
             raise ValueError(f"{steps} log-mel steps are no whole number of frames of {STEPS_PER_FRAME}")
 
-        conv = partial(nn.Conv, dtype=self.dtype, promote_dtype=float32_bias)
-        dense = partial(nn.Dense, dtype=self.dtype, promote_dtype=float32_bias)
-        maps = log_mel_BxSxM[..., None].astype(self.dtype)
-        for i, channels in enumerate(self.config.channels):
-            maps = conv(channels, (3, 3), 2, padding=((1, 0), (1, 1)), name=f"conv_{i}")(maps)
-            maps = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"norm_{i}")(maps))
-
-        frames = maps.reshape(batch, steps // STEPS_PER_FRAME, -1)
-        frames = dense(self.config.features, name="project")(frames)
+        conv = partial(nn.Conv, features, (3,), dtype=self.dtype, promote_dtype=float32_bias)
+        norm = partial(nn.LayerNorm, dtype=self.dtype)
+        frames = log_mel_BxSxM.astype(self.dtype)
+        for i in range(2):
+            frames = conv(strides=2, padding=((1, 0),), name=f"conv_{i}")(frames)
+            frames = nn.relu(norm(name=f"norm_{i}")(frames))
         for i, dilation in enumerate(self.config.dilations):
-            new = nn.relu(nn.LayerNorm(dtype=self.dtype, name=f"temporal_norm_{i}")(frames))
-            frames += conv(
-                self.config.features,
-                (3,),
-                padding=((2 * dilation, 0),),
-                kernel_dilation=dilation,
-                name=f"temporal_{i}",
-            )(new)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(frames)
+            new = nn.relu(norm(name=f"temporal_norm_{i}")(frames))
+            frames += conv(kernel_dilation=dilation, padding=((2 * dilation, 0),), name=f"temporal_{i}")(new)
+        return norm(name="norm")(frames)

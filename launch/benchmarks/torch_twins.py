@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from avemo.labels import DIMENSIONS, EXPRESSIONS
 from avemo.log_mel import LOG_MEAN, LOG_SCALE, POWER_FLOOR, LogMelConfig, mel_filters
-from avemo.models.audio import STEPS_PER_FRAME, AudioConfig
+from avemo.models.audio import AudioConfig
 from avemo.models.face import NORM_EPSILON, FaceConfig
 from avemo.models.fusion import FusionConfig
 from avemo.models.inception_resnet import InceptionResNetConfig
@@ -344,30 +344,27 @@ class AudioEncoder(nn.Module):
     def __init__(self, config: AudioConfig, mel_bands: int) -> None:
         super().__init__()
         self.config = config
-        inputs, bands = 1, mel_bands
-        for i, channels in enumerate(config.channels):
-            self.add_module(f"conv_{i}", nn.Conv2d(inputs, channels, 3, 2))
-            self.add_module(f"norm_{i}", layer_norm(channels))
-            inputs, bands = channels, (bands + 2 - 3) // 2 + 1
-        self.project = nn.Linear(bands * inputs, config.features)
+        for i, inputs in enumerate((mel_bands, config.features)):
+            self.add_module(f"conv_{i}", nn.Conv1d(inputs, config.features, 3, 2))
+            self.add_module(f"norm_{i}", layer_norm(config.features))
         for i, dilation in enumerate(config.dilations):
             self.add_module(f"temporal_norm_{i}", layer_norm(config.features))
             self.add_module(f"temporal_{i}", nn.Conv1d(config.features, config.features, 3, dilation=dilation))
         self.norm = layer_norm(config.features)
 
+    def convolve(self, name: str, frames_BxTxD: Tensor, padding: int) -> Tensor:
+        """A convolution over time, padded on the left; frames stand where torch has channels last."""
+        padded_BxDxT = functional.pad(frames_BxTxD.transpose(1, 2), (padding, 0))
+        return self.get_submodule(name)(padded_BxDxT).transpose(1, 2)
+
     def forward(self, log_mel_BxSxM: Tensor) -> Tensor:
         """Map BxSxM to BxTxD."""
-        batch, steps, _ = log_mel_BxSxM.shape
-        maps = log_mel_BxSxM[:, None]
-        for i in range(len(self.config.channels)):
-            maps = self.get_submodule(f"conv_{i}")(functional.pad(maps, (1, 1, 1, 0)))
-            maps = self.get_submodule(f"norm_{i}")(maps.permute(0, 2, 3, 1))
-            maps = functional.relu(maps).permute(0, 3, 1, 2)
-        frames = self.project(maps.permute(0, 2, 3, 1).reshape(batch, steps // STEPS_PER_FRAME, -1))
+        frames = log_mel_BxSxM
+        for i in range(2):
+            frames = functional.relu(self.get_submodule(f"norm_{i}")(self.convolve(f"conv_{i}", frames, 1)))
         for i, dilation in enumerate(self.config.dilations):
             new = functional.relu(self.get_submodule(f"temporal_norm_{i}")(frames))
-            new = functional.pad(new.transpose(1, 2), (2 * dilation, 0))
-            frames = frames + self.get_submodule(f"temporal_{i}")(new).transpose(1, 2)
+            frames = frames + self.convolve(f"temporal_{i}", new, 2 * dilation)
         return self.norm(frames)
 
 

@@ -22,7 +22,7 @@ from avemo.models.recurrent import RecurrentConfig
 CONFIG = FusionConfig(
     face_size=6,
     log_mel=LogMelConfig(mel_bands=8),
-    audio=AudioConfig(channels=(4, 4), features=8, dilations=(1,)),
+    audio=AudioConfig(features=8, dilations=(1,)),
     projection=8,
     recurrent=RecurrentConfig("gru", 8),
 )
@@ -122,7 +122,7 @@ def test_bfloat16_predicts_in_float32(variables):
     np.testing.assert_allclose(out["valence_arousal"], predict(variables, recording())["valence_arousal"], atol=0.05)
 
 
-@pytest.mark.parametrize(("config", "parameters"), [(DEMO_FUSION, 125_474), (PAPER_FUSION, 1_384_386)])
+@pytest.mark.parametrize(("config", "parameters"), [(DEMO_FUSION, 120_386), (PAPER_FUSION, 1_348_610)])
 def test_presets_are_as_large_as_their_docstrings_say(config, parameters):
     shapes = jax.eval_shape(lambda key: init_variables(FusionNetwork(config), key), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters

@@ -185,7 +185,7 @@ def test_evaluation_counts_each_face_by_the_labels_it_has():
 FUSION = fusion.FusionTraining(
     network=FusionConfig(
         face_size=4,
-        audio=AudioConfig(channels=(4, 4), features=8, dilations=(1,)),
+        audio=AudioConfig(features=8, dilations=(1,)),
         projection=8,
         recurrent=RecurrentConfig(features=16),
         dropout=0.0,
