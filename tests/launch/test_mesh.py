@@ -156,7 +156,7 @@ def test_parameters_are_gathered_once_and_outside_of_loops(on_four):
 def test_split_parameters_take_less_memory_and_give_the_same_training(on_four):
     whole, halves = on_four["4x1"], on_four["2x2"]
     split = 3 * 4 * sum(size for size in whole["parameters"] if size >= SMALLEST_SPLIT)  # with Adam's two moments
-    assert split > 0.5 * whole["bytes"]
+    assert split > 0.4 * whole["bytes"]
     assert halves["bytes"] == whole["bytes"] - split // 2
     for mine, theirs in zip(whole["metrics"], halves["metrics"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
