@@ -153,13 +153,14 @@ def figures(run):
 
 def assert_same_figures(run, other):
     """To 1e-5: correlations by their scale of 1 (these networks' hardly varying outputs give some near 0), all else
-    relatively."""
+    relatively. Not the gradient's norm, which jumps where rounding decides which side of a maximum or a hinge is up."""
     one, two = figures(run), figures(other)
     assert {(4, "loss"), (4, "gradient_norm")} < set(one)
     assert set(one) == set(two)
     for step, name in one:
         absolute = 1e-5 if "ccc" in name or "pearson" in name else 0.0
-        expected = pytest.approx(two[step, name], rel=1e-5, abs=absolute)
+        relative = 1e-3 if name == "gradient_norm" else 1e-5
+        expected = pytest.approx(two[step, name], rel=relative, abs=absolute)
         assert one[step, name] == expected, f"{name} at step {step}"
 
 
