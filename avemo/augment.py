@@ -28,28 +28,32 @@ class AugmentConfig:
 
 
 def augment(
-    key: Key[Array, ""], images_BxHxWx3: UInt8[Array, "B H W 3"], size: int, config: AugmentConfig
+    keys_B: Key[Array, " B"], images_BxHxWx3: UInt8[Array, "B H W 3"], size: int, config: AugmentConfig
 ) -> Float[Array, "B size size 3"]:
     """A random crop of `size` pixels, a mirror image half of the time, and random light and colour.
 
+    A face and its key give the same, whatever the rest of the batch.
+
     Returns float32 in 0 … 255. Raises ValueError where the images are smaller than `size`.
     """
-    batch, height, width, _ = images_BxHxWx3.shape
+    _, height, width, _ = images_BxHxWx3.shape
     _check_size(height, width, size)
-    top_key, left_key, flip_key, bright_key, contrast_key, grey_key = jax.random.split(key, 6)
-    top_B = jax.random.randint(top_key, (batch,), 0, height - size + 1)
-    left_B = jax.random.randint(left_key, (batch,), 0, width - size + 1)
-    crop = lambda image, top, left: jax.lax.dynamic_slice(image, (top, left, 0), (size, size, 3))
-    images = jax.vmap(crop)(images_BxHxWx3, top_B, left_B).astype(jnp.float32)
+    return jax.vmap(lambda key, image: _augment(key, image, size, config))(keys_B, images_BxHxWx3)
 
-    per_image = (batch, 1, 1, 1)
-    images = jnp.where(jax.random.bernoulli(flip_key, 0.5, per_image), images[:, :, ::-1], images)
-    grey = images.mean(-1, keepdims=True)
-    images = jnp.where(jax.random.bernoulli(grey_key, config.grey, per_image), grey, images)
-    gain = 1.0 + config.contrast * jax.random.uniform(contrast_key, per_image, minval=-1.0)
-    shift = 255.0 * config.brightness * jax.random.uniform(bright_key, per_image, minval=-1.0)
-    mean = images.mean((1, 2, 3), keepdims=True)
-    return jnp.clip((images - mean) * gain + mean + shift, 0.0, 255.0)
+
+def _augment(key: Array, image_HxWx3: Array, size: int, config: AugmentConfig) -> Array:
+    height, width, _ = image_HxWx3.shape
+    top_key, left_key, flip_key, bright_key, contrast_key, grey_key = jax.random.split(key, 6)
+    top = jax.random.randint(top_key, (), 0, height - size + 1)
+    left = jax.random.randint(left_key, (), 0, width - size + 1)
+    image = jax.lax.dynamic_slice(image_HxWx3, (top, left, 0), (size, size, 3)).astype(jnp.float32)
+
+    image = jnp.where(jax.random.bernoulli(flip_key, 0.5), image[:, ::-1], image)
+    image = jnp.where(jax.random.bernoulli(grey_key, config.grey), image.mean(-1, keepdims=True), image)
+    gain = 1.0 + config.contrast * jax.random.uniform(contrast_key, minval=-1.0)
+    shift = 255.0 * config.brightness * jax.random.uniform(bright_key, minval=-1.0)
+    mean = image.mean()
+    return jnp.clip((image - mean) * gain + mean + shift, 0.0, 255.0)
 
 
 def centre_crop(images_BxHxWx3: UInt8[Array, "*B H W 3"], size: int) -> UInt8[Array, "*B size size 3"]:

@@ -6,7 +6,7 @@ Shape letters: B batch, T frames, K classes, D features. Everything is computed 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 TRIPLET_MARGINS = (0.1, 0.2, 0.2)
 """Margin per triplet type, in the order of `labels.TRIPLET_KINDS` (Vemulapalli & Agarwala 2019, sec. 4)."""
@@ -41,11 +41,16 @@ def triplet_distances(
 
 
 def classification_loss(
-    logits_BxK: Float[Array, "B K"], label_B: Int[Array, " B"], class_weights_K: Float[Array, " K"]
+    logits_BxK: Float[Array, "B K"], target_BxK: Float[Array, "B K"], class_weights_K: Float[Array, " K"]
 ) -> Float[Array, " B"]:
-    """Cross-entropy of integer labels, times the weight of each example's class."""
-    cross_entropy_B = optax.softmax_cross_entropy_with_integer_labels(logits_BxK.astype(jnp.float32), label_B)
-    return cross_entropy_B * class_weights_K[label_B]
+    """Cross-entropy of a distribution over the classes, times the mean weight of its classes."""
+    cross_entropy_B = optax.softmax_cross_entropy(logits_BxK.astype(jnp.float32), target_BxK)
+    return cross_entropy_B * (target_BxK @ class_weights_K)
+
+
+def smoothed(target_BxK: Float[Array, "B K"], share: float) -> Float[Array, "B K"]:
+    """Distributions with a share spread evenly over all classes (Szegedy et al. 2016, sec. 7); 0 leaves them."""
+    return (1 - share) * target_BxK + share / target_BxK.shape[-1]
 
 
 def valence_arousal_loss(prediction_Bx2: Float[Array, "B 2"], label_Bx2: Float[Array, "B 2"]) -> Float[Array, " B"]:
@@ -68,6 +73,54 @@ def soft_target_loss(
 def embedding_match_loss(student_BxD: Float[Array, "B D"], teacher_BxD: Float[Array, "B D"]) -> Float[Array, " B"]:
     """1 − cosine between the student's and the teacher's embedding: 0 where they point the same way."""
     return 1.0 - optax.cosine_similarity(student_BxD.astype(jnp.float32), teacher_BxD.astype(jnp.float32), epsilon=1e-6)
+
+
+def hint_loss(student_BxD: Float[Array, "B D"], teacher_BxD: Float[Array, "B D"]) -> Float[Array, " B"]:
+    """Half the squared distance between the student's (projected) and the teacher's features, over their mean square.
+
+    Romero et al. 2015, eq. 3. We divide by the teacher's mean square over the batch, so that a weight means the same
+    whatever the scale of a teacher's features.
+    """
+    student_BxD, teacher_BxD = student_BxD.astype(jnp.float32), teacher_BxD.astype(jnp.float32)
+    scale = jnp.maximum(jnp.square(teacher_BxD).mean(), 1e-12)
+    return 0.5 * jnp.square(student_BxD - teacher_BxD).mean(-1) / scale
+
+
+def distance_relation_loss(student_BxD: Float[Array, "B D"], teacher_BxE: Float[Array, "B E"]) -> Float[Array, " B"]:
+    """How far the faces' distances among each other differ: Huber loss of each pair, averaged over a face's pairs.
+
+    Distances are divided by their mean over the batch, the student's and the teacher's each (Park et al. 2019, eq. 5
+    and 6), so that the embeddings may differ in size and scale.
+    """
+    student_BxB, teacher_BxB = _relative_distances(student_BxD), _relative_distances(teacher_BxE)
+    return optax.huber_loss(student_BxB, teacher_BxB).sum(-1) / max(len(student_BxB) - 1, 1)
+
+
+def _relative_distances(embeddings_BxD: Array) -> Array:
+    """Distances of all pairs over their mean; the diagonal is 0 and has no gradient."""
+    embeddings_BxD = embeddings_BxD.astype(jnp.float32)
+    squared_BxB = jnp.square(embeddings_BxD[:, None] - embeddings_BxD[None]).sum(-1)
+    apart_BxB = squared_BxB > 0
+    distances_BxB = jnp.where(apart_BxB, jnp.sqrt(jnp.where(apart_BxB, squared_BxB, 1.0)), 0.0)
+    return distances_BxB / jnp.maximum(masked_mean(distances_BxB, apart_BxB), 1e-12)
+
+
+def angle_relation_loss(student_BxD: Float[Array, "B D"], teacher_BxE: Float[Array, "B E"]) -> Float[Array, " B"]:
+    """How far the angles differ that pairs of faces are seen under from each face: Huber loss of the angles' cosines.
+
+    Park et al. 2019, eq. 8 and 9, averaged over the pairs that a face sees. Memory grows with B³.
+    """
+    difference = optax.huber_loss(_cosines(student_BxD), _cosines(teacher_BxE))
+    return difference.mean((1, 2))
+
+
+def _cosines(embeddings_BxD: Array) -> Array:
+    """BxBxB: at [i, j, k] the cosine of the angle at i between j and k; 0 where one of them is i."""
+    embeddings_BxD = embeddings_BxD.astype(jnp.float32)
+    towards_BxBxD = embeddings_BxD[None] - embeddings_BxD[:, None]
+    squared_BxBx1 = jnp.square(towards_BxBxD).sum(-1, keepdims=True)
+    unit_BxBxD = towards_BxBxD * jax.lax.rsqrt(jnp.maximum(squared_BxBx1, 1e-12))
+    return jnp.einsum("ijd,ikd->ijk", unit_BxBxD, unit_BxBxD)
 
 
 def ccc_loss(

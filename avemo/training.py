@@ -25,7 +25,8 @@ class TrainState:
 
     Attributes:
         step: number of updates done, int32 scalar.
-        params: float32 parameters.
+        params: float32 parameters of the network.
+        aids: float32 parameters that only the training needs, such as a student's projections towards its teachers.
         batch_stats: float32 running statistics of BatchNorm (empty where a network has none).
         opt_state: optax's state.
     """
@@ -34,6 +35,7 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    aids: Any = ()
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -95,26 +97,26 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     )
 
 
-def new_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
+def new_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation, aids: Any = ()) -> TrainState:
     """The state before the first update, from a Linen module's `init`."""
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init((params, aids)),
+        aids=aids,
     )
 
 
-def update(state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """One optimiser update."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    return TrainState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
+def update(
+    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation, aids: Any = ()
+) -> TrainState:
+    """One optimiser update; `aids` are the gradients of the state's."""
+    trained = (state.params, state.aids)
+    updates, opt_state = optimizer.update((gradients, aids), state.opt_state, trained)
+    params, aids = optax.apply_updates(trained, updates)
+    return TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, aids=aids)
 
 
 def in_pieces(apply: Callable[[Any, Any], tuple[Any, Any]], batch: Any, pieces: int) -> tuple[Any, Any]:

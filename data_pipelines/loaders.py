@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,7 @@ def face_batches(
     seed: int,
     name: FaceSet = "affectnet",
     split: str = "train",
+    hold_out: float = 0.0,
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -85,6 +86,7 @@ def face_batches(
         seed: Determines the order.
         name: Which dataset.
         split: "train" or "validation".
+        hold_out: Share of the faces that is left out; always the same ones.
         shard_index: Which part of every batch this host takes.
         shard_count: How many hosts share the batches.
         threads: Threads that read and decode.
@@ -92,12 +94,14 @@ def face_batches(
     Returns:
         An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B (zero where missing),
         "expression_valid" bool B, "valence_arousal" float32 B×2 (zeros where missing), "valence_arousal_valid" bool B,
-        "index" int64 B (position in the split).
+        "index" int64 B (position in the split), "epoch" int32 B (how often the split was gone through before). Where
+        the dataset has shares of raters also "soft_label" float32 B×8 and "soft_label_valid" bool B.
 
     Raises:
         DataError: The dataset isn't prepared.
     """
     source = _faces(open_split(data_dir, name, split))
+    source = replace(source, positions=_parts(source.positions, hold_out)[0])
     return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads)
 
 
@@ -107,15 +111,18 @@ def face_eval_batches(
     batch_size: int,
     name: FaceSet = "affectnet",
     split: str = "validation",
+    held_out: float = 1.0,
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Labelled faces once, in order: as `face_batches`, with "valid" bool B.
 
-    Every shard gives the same number of batches, all full; "valid" is True exactly once for every record.
+    Every shard gives the same number of batches, all full; "valid" is True exactly once for every record: all of the
+    split, or the share of it that `face_batches` holds out.
     """
     source = _faces(open_split(data_dir, name, split))
+    source = replace(source, positions=_parts(source.positions, held_out)[1])
     return _evaluation_iterator(source, batch_size, shard_index, shard_count, threads)
 
 
@@ -142,7 +149,8 @@ def triplet_batches(
 
     Returns:
         An iterator over dicts: "image" uint8 B×3×H×W×3 (RGB; the odd one out comes last), "kind" int32 B
-        (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split).
+        (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split), "faces" int64 B×3
+        (positions of the three among the faces), "epoch" int32 B (how often the split was gone through before).
 
     Raises:
         DataError: FEC isn't prepared, its triplets weren't made for its faces.
@@ -211,8 +219,8 @@ def window_batches(
         shard_count: How many hosts share the batches.
 
     Returns:
-        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), and "index" int64 B×2 (position among
-        the recordings, first frame).
+        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), "index" int64 B×2 (position among the
+        recordings, first frame), and "epoch" int32 B.
 
     Raises:
         DataError: No recording is as long as a window.
@@ -245,21 +253,29 @@ def window_batches(
 class _Source:
     """Records by position, given a batch at a time."""
 
-    count: int
+    positions: np.ndarray
     load: Callable[[Sequence[int]], dict[str, np.ndarray]]
 
     def shuffled(self, rng: np.random.Generator) -> np.ndarray:
         """All positions."""
-        return rng.permutation(self.count)
+        return rng.permutation(self.positions)
+
+
+def _parts(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The positions in two parts, of which the second is the given share, drawn the same way every time."""
+    drawn = np.random.default_rng(0).permutation(positions)[: round(share * len(positions))]
+    return np.setdiff1d(positions, drawn, assume_unique=True), np.sort(drawn)
 
 
 def _faces(records: Records) -> _Source:
-    features = _Features(records, ("image", "expression", "valence_arousal", "valence_arousal_valid"))
+    rated = len(records) > 0 and "soft_label" in records[0]
+    names = ("image", "expression", "valence_arousal", "valence_arousal_valid")
+    features = _Features(records, (*names, "soft_label") if rated else names)
 
     def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        jpegs, expressions, valence_arousal, valid = features.read(indices)
+        jpegs, expressions, valence_arousal, valid, *soft_labels = features.read(indices)
         expression = np.array(expressions, np.int32)[:, 0]
-        return {
+        batch = {
             "image": _decode(jpegs),
             "expression": np.maximum(expression, 0),
             "expression_valid": expression >= 0,
@@ -267,8 +283,12 @@ def _faces(records: Records) -> _Source:
             "valence_arousal_valid": np.array(valid, np.bool_)[:, 0],
             "index": np.array(indices, np.int64),
         }
+        if rated:
+            shares = np.array(soft_labels[0], np.float32)
+            batch |= {"soft_label": shares, "soft_label_valid": np.any(shares > 0, axis=-1)}
+        return batch
 
-    return _Source(len(records), load)
+    return _Source(np.arange(len(records)), load)
 
 
 def _triplets(data_dir: Path, split: str) -> _Source:
@@ -284,9 +304,10 @@ def _triplets(data_dir: Path, split: str) -> _Source:
             "image": images.reshape(len(indices), 3, *images.shape[1:]),
             "kind": np.array(kinds, np.int32)[:, 0],
             "index": np.array(indices, np.int64),
+            "faces": np.array(positions, np.int64),
         }
 
-    return _Source(len(triplets), load)
+    return _Source(np.arange(len(triplets)), load)
 
 
 class _Features:
@@ -353,7 +374,7 @@ def _training_iterator(
         places = (number * shard_count + shard_index) * batch_size + np.arange(batch_size)
         epochs, positions = np.divmod(places, per_epoch)
         parts = [epoch(which)[positions[epochs == which]] for which in range(epochs[0], epochs[-1] + 1)]
-        return load(np.concatenate(parts).tolist())
+        return load(np.concatenate(parts).tolist()) | {"epoch": epochs.astype(np.int32)}
 
     # Grain's own order takes 16 µs for each record, during which no thread can do anything else.
     return iter(grain.MapDataset.range(_ENDLESS).map(batch).to_iter_dataset(_read_options(threads)))
@@ -362,8 +383,8 @@ def _training_iterator(
 def _evaluation_iterator(
     source: _Source, batch_size: int, shard_index: int, shard_count: int, threads: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    own = range(shard_index, source.count, shard_count)
-    batches = math.ceil(math.ceil(source.count / shard_count) / batch_size)
+    own = source.positions[shard_index::shard_count].tolist()
+    batches = math.ceil(math.ceil(len(source.positions) / shard_count) / batch_size)
 
     def load(positions: np.ndarray) -> dict[str, np.ndarray]:
         valid = positions < len(own)

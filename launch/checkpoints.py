@@ -86,7 +86,7 @@ class Checkpoints:
         self.wait()
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(state.variables),
-            optimizer=ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
+            optimizer=ocp.args.StandardSave(_beside_variables(state)),
             position=ocp.args.JsonSave(position),
         )
         try:
@@ -117,9 +117,7 @@ class Checkpoints:
         Raises:
             LaunchError: its arrays are not those of `like`.
         """
-        restored = self._restore(
-            mesh, variables=like.variables, optimizer={"step": like.step, "opt_state": like.opt_state}
-        )
+        restored = self._restore(mesh, variables=like.variables, optimizer=_beside_variables(like))
         items = ocp.args.Composite(position=ocp.args.JsonRestore())
         position = self.manager.restore(self.latest_step(), args=items)["position"]
         return TrainState(**restored["variables"], **restored["optimizer"]), position
@@ -263,3 +261,8 @@ def _as_text(digests: dict[str, str]) -> str:
 def _shapes(tree: Any) -> dict[str, list[int]]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): list(leaf.shape) for path, leaf in leaves}
+
+
+def _beside_variables(state: TrainState) -> dict[str, Any]:
+    """What a training needs to go on, and nobody else."""
+    return {"step": state.step, "opt_state": state.opt_state, "aids": state.aids}

@@ -64,7 +64,7 @@ class Demo:
                 data, runs["teacher"], "demo", seed, resume=True, rhythm=rhythm, config=teacher.DEMO
             ),
             "Distil the student": TrainStudent(
-                data, runs["student"], "demo", seed, True, rhythm, teacher=runs["teacher"], config=student.DEMO
+                data, runs["student"], "demo", seed, True, rhythm, teacher=(runs["teacher"],), config=student.DEMO
             ),
             "Train voice and fusion": TrainFusion(
                 data, runs["fusion"], "demo", seed, True, rhythm, face=runs["student"], config=fusion.DEMO

@@ -60,8 +60,11 @@ def score_faces(
     with_fec: bool,
     progress: str | None = None,
     check: Check = to_the_end,
+    held_out: float = 0.0,
 ) -> dict[str, Any]:
     """Metrics of a face network on labelled faces (validation split) and, if wanted, on FEC's test split.
+
+    Or on the faces of the training split that a training held out, and on nothing else.
 
     Args:
         evaluator: of `supervision.evaluate_faces`.
@@ -71,11 +74,13 @@ def score_faces(
         with_fec: whether to score triplets too.
         progress: what progress bars say; None shows none.
         check: called after each batch.
+        held_out: which share of the training faces was held out.
     """
     size = -(-EVAL_BATCH_SIZE // evaluator.mesh.size) * evaluator.mesh.size
     share: Any = {"batch_size": size // jax.process_count()} | host_share()
-    sources = {"affectnet": loaders.face_eval_batches(data, name=faces, **share)}
-    if with_fec:
+    part: Any = {"split": "train", "held_out": held_out} if held_out else {}
+    sources = {"affectnet": loaders.face_eval_batches(data, name=faces, **part, **share)}
+    if with_fec and not held_out:
         sources["fec"] = loaders.triplet_eval_batches(data, **share)
     total: dict[str, Any] = {}
     for corpus, batches in sources.items():

@@ -97,9 +97,17 @@ class FaceRun(Run):
 
     Attributes:
         faces: whose labels it learns from: AffectNet's, or your own (`avemo prepare faces`).
+        hold_out: share of the training faces that is not learnt from, and on which the training is evaluated instead of
+            on the validation split (and FEC's test split): for choosing settings without looking at those.
     """
 
     faces: FaceSet = "affectnet"
+    hold_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"--hold-out {self.hold_out}: the share must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -125,24 +133,25 @@ class TrainStudent(FaceRun):
     """Distil a teacher into a student.
 
     Attributes:
-        teacher: run of the teacher; another student's run serves for the second step of self-distillation.
+        teacher: run of the teacher, or of several; another student's run serves for the second step of
+            self-distillation.
         config: the training itself.
     """
 
-    teacher: Path = tyro.MISSING
+    teacher: tuple[Path, ...] = tyro.MISSING
     config: Annotated[Distillation, arg(name="")] = student.PAPER
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
         config = self.config
-        inputs = face_inputs(self) | {"teacher": run_input(self.teacher)}
+        inputs = face_inputs(self) | {"teacher": [run_input(teacher) for teacher in self.teacher]}
         record = RunRecord.new("student", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        teacher_network, teacher_variables = load_face_network(self.teacher, mesh)
+        teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
         try:
-            stage = student.build(config, weights, self.seed, teacher_network, teacher_variables)
+            stage = student.build(config, weights, self.seed, teachers)
         except ValueError as error:
-            raise LaunchError(f"{self.teacher} can't teach this student: {error}") from error
+            raise LaunchError(f"{', '.join(map(str, self.teacher))} can't teach this student: {error}") from error
         train_faces(self, mesh, record, config, stage)
 
 
@@ -216,18 +225,22 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
     hosts = jax.process_count()
     share: Any = {"seed": run.seed} | host_share()
     streams = {
-        "affectnet": loaders.face_batches(run.data, batch_size=config.batch_size // hosts, name=run.faces, **share)
+        "affectnet": loaders.face_batches(
+            run.data, batch_size=config.batch_size // hosts, name=run.faces, hold_out=run.hold_out, **share
+        )
     }
     if config.triplet_batch_size:
         streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size // hosts, **share)
-    open_split(run.data, run.faces, "validation")  # if there is none, it is told now and not at the first evaluation
+    if not run.hold_out:
+        open_split(run.data, run.faces, "validation")  # if there is none, it is told now, not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
         return
     evaluator = Evaluator(stage.eval_step, mesh)
 
     def evaluate(variables: Any, check: Check) -> dict[str, float]:
         with_fec = bool(config.triplet_batch_size)
-        return face_results(score_faces(evaluator, variables, run.data, run.faces, with_fec, check=check))
+        found = score_faces(evaluator, variables, run.data, run.faces, with_fec, check=check, held_out=run.hold_out)
+        return face_results(found)
 
     train(
         name=record.stage,
@@ -247,7 +260,8 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
 def face_inputs(run: TrainTeacher | TrainStudent) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from, by the name of the dataset."""
     names = (run.faces, "fec") if run.config.triplet_batch_size else (run.faces,)
-    return {name: loaders.fingerprint(run.data, name) for name in names}
+    held_out = {"hold_out": run.hold_out} if run.hold_out else {}
+    return {name: loaders.fingerprint(run.data, name) for name in names} | held_out
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:

@@ -1,7 +1,6 @@
 """The face network: a trunk, densely connected layers, a 128-d embedding, and linear heads on it."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
 
 from avemo.labels import DIMENSIONS, EXPRESSIONS
-from avemo.models.inception_resnet import InceptionResNetConfig, InceptionResNetTrunk
-from avemo.models.layers import BatchNorm, ConvNorm, DType, convolve
-from avemo.models.students import StudentConfig, StudentTrunk
+from avemo.models.densenet import DenseLayer, DenseNetConfig
+from avemo.models.inception_resnet import InceptionResNetConfig
+from avemo.models.layers import ConvNorm, DType
+from avemo.models.mobilenet import MobileNetConfig
+from avemo.models.resnet import ResNetConfig
+
+Trunk = InceptionResNetConfig | ResNetConfig | DenseNetConfig | MobileNetConfig
+"""What a face network may stand on. One of these has `map_size(image_size)` and `trunk(dtype, name)`, the module."""
 
 NORM_EPSILON = 1e-12
 """Keeps the gradient of the triplet embedding finite where its squared length is zero."""
@@ -24,6 +28,8 @@ class FaceConfig:
 
     Attributes:
         image_size: Height and width of the face crop in pixels.
+        resolution: Height and width to which the network scales the crop down before it looks at it; None leaves it as
+            it is. So a student sees the same faces as its teacher at a fraction of the cost.
         trunk: The convolutional trunk.
         reduced_channels: Channels of the 1×1 convolution that follows the trunk.
         dense_layers: Number of densely connected layers.
@@ -34,7 +40,8 @@ class FaceConfig:
     """
 
     image_size: int = 140
-    trunk: InceptionResNetConfig | StudentConfig = field(default_factory=InceptionResNetConfig)
+    resolution: int | None = None
+    trunk: Trunk = field(default_factory=InceptionResNetConfig)
     reduced_channels: int = 512
     dense_layers: int = 5
     growth: int = 64
@@ -48,37 +55,20 @@ class FaceConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.dense_layers < 0:
             raise ValueError(f"dense_layers is {self.dense_layers}; it can't be negative")
-        if self.trunk.map_size(self.image_size) < 1:
-            raise ValueError(f"image_size {self.image_size} is too small: nothing is left of it after {self.trunk}")
+        if not 1 <= self.input_size <= self.image_size:
+            raise ValueError(f"resolution is {self.resolution}; it must lie within 1 and image_size {self.image_size}")
+        if self.trunk.map_size(self.input_size) < 1:
+            raise ValueError(f"{self.input_size} pixels are too few: nothing is left of them after {self.trunk}")
+
+    @property
+    def input_size(self) -> int:
+        """Side of what the trunk is given, in pixels."""
+        return self.image_size if self.resolution is None else self.resolution
 
 
 def normalise(images_BxHxWx3: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """FaceNet's fixed standardisation of RGB values 0 … 255: (x − 127.5) / 128, float32."""
     return (images_BxHxWx3.astype(jnp.float32) - 127.5) / 128
-
-
-class DenseLayer(nn.Module):
-    """One layer of a DenseNet (Huang et al. 2017): BN-ReLU-1×1, BN-ReLU-3×3, appended to the input.
-
-    The bottleneck's 4·growth channels are DenseNet's and our choice: the paper's figure doesn't give them.
-
-    Attributes:
-        growth: Number of channels added.
-        dtype: Compute dtype.
-    """
-
-    growth: int
-    dtype: DType = "float32"
-
-    @nn.compact
-    def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W D"]:
-        """Map BxHxWxC to BxHxWx(C + growth)."""
-        new = nn.relu(BatchNorm(train, self.dtype, name="bn_1")(maps_BxHxWxC))
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, conv_general_dilated=convolve)
-        new = conv(4 * self.growth, (1, 1), name="conv_1")(new)
-        new = nn.relu(BatchNorm(train, self.dtype, name="bn_2")(new))
-        new = conv(self.growth, (3, 3), name="conv_2")(new)
-        return jnp.concatenate([maps_BxHxWxC, new], axis=-1)
 
 
 class FaceNetwork(nn.Module):
@@ -116,12 +106,13 @@ class FaceNetwork(nn.Module):
                 f"{config.image_size}, 3)"
             )
         dtype = config.dtype
-        images_BxHxWx3 = normalise(images_BxHxWx3).astype(dtype)
+        images_BxHxWx3 = normalise(images_BxHxWx3)
+        if config.input_size != config.image_size:
+            shape = (len(images_BxHxWx3), config.input_size, config.input_size, 3)
+            images_BxHxWx3 = jax.image.resize(images_BxHxWx3, shape, "linear")  # with antialiasing
+        images_BxHxWx3 = images_BxHxWx3.astype(dtype)
 
-        if isinstance(config.trunk, InceptionResNetConfig):
-            trunk_map = InceptionResNetTrunk(config.trunk, dtype, name="trunk")(images_BxHxWx3, train)
-        else:
-            trunk_map = StudentTrunk(config.trunk, dtype, name="trunk")(images_BxHxWx3, train)
+        trunk_map = config.trunk.trunk(dtype, name="trunk")(images_BxHxWx3, train)
         reduced_map = ConvNorm(config.reduced_channels, dtype=dtype, name="reduce")(trunk_map, train)
         dense_map = reduced_map
         for i in range(config.dense_layers):
@@ -162,7 +153,7 @@ SMALL_TEACHER = FaceConfig(
 """The teacher's classes in small, for 48 pixels and two CPU cores (our choice). 376,450 parameters, 14.3 MFLOPs."""
 
 SMALL_STUDENT = FaceConfig(
-    image_size=48, trunk=StudentConfig(widths=(8, 16, 24, 64)), reduced_channels=64, dense_layers=0
+    image_size=48, trunk=ResNetConfig(widths=(8, 16, 24, 64)), reduced_channels=64, dense_layers=0
 )
 """A residual student for the small teacher (our choice). 83,778 parameters, 2.7 MFLOPs."""
 
@@ -176,6 +167,6 @@ DEMO_TEACHER = FaceConfig(
 """Smaller still, for the demo's 40 pixels (our choice). 329,946 parameters, 8.3 MFLOPs."""
 
 DEMO_STUDENT = FaceConfig(
-    image_size=40, trunk=StudentConfig(widths=(8, 16, 24, 48)), reduced_channels=64, dense_layers=0
+    image_size=40, trunk=ResNetConfig(widths=(8, 16, 24, 48)), reduced_channels=64, dense_layers=0
 )
 """A residual student for the demo's teacher (our choice). 62,690 parameters, 1.8 MFLOPs."""

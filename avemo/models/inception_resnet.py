@@ -48,6 +48,10 @@ class InceptionResNetConfig:
         size = (size - 3) // 2 + 1  # mixed_6a
         return (size - 3) // 2 + 1  # mixed_7a
 
+    def trunk(self, dtype: DType, name: str) -> nn.Module:
+        """The trunk as a module."""
+        return InceptionResNetTrunk(self, dtype, name=name)
+
 
 def _max_pool(maps_BxHxWxC: Array) -> Array:
     return nn.max_pool(maps_BxHxWxC, (3, 3), strides=(2, 2))

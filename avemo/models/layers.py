@@ -1,11 +1,13 @@
 """Building blocks that several networks share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
@@ -144,23 +146,67 @@ def convolve(
     return jax.lax.conv_general_dilated(maps_BxHxWxC, kernel_hxwxCxF, strides, padding, **settings)
 
 
+def convolve_depthwise(
+    maps_BxHxWxC: Array, kernel_hxwx1xC: Array, strides: Sequence[int], padding: Any, **settings: Any
+) -> Array:
+    """`jax.lax.conv_general_dilated` for an `nn.Conv` with a group for each channel.
+
+    XLA's CPU compiler takes a hundred times as long for it as it should; there, the kernel's taps are added up one
+    after the other.
+
+    Args:
+        maps_BxHxWxC: Input.
+        kernel_hxwx1xC: Kernel.
+        strides: Steps down and to the right.
+        padding: Numbers of pixels around the map: ((above, below), (left, right)).
+        settings: What else `nn.Conv` says.
+
+    Returns:
+        BxhxwxC.
+    """
+
+    def add_taps(maps_BxHxWxC: Array, kernel_hxwx1xC: Array) -> Array:
+        padded = jnp.pad(maps_BxHxWxC, ((0, 0), *padding, (0, 0)))
+        rows, columns = (
+            (size - taps) // stride + 1
+            for size, taps, stride in zip(padded.shape[1:3], kernel_hxwx1xC.shape, strides, strict=False)
+        )
+        down, right = strides
+        taps = [
+            padded[:, i : i + down * rows : down, j : j + right * columns : right][:, :rows, :columns]
+            * kernel_hxwx1xC[i, j, 0]
+            for i, j in np.ndindex(kernel_hxwx1xC.shape[:2])
+        ]
+        return sum(taps[1:], taps[0])
+
+    return jax.lax.platform_dependent(
+        maps_BxHxWxC,
+        kernel_hxwx1xC,
+        cpu=add_taps,
+        default=partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings),
+    )
+
+
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch normalisation and (unless switched off) ReLU.
+    """Convolution without bias, batch normalisation and an activation.
 
     Attributes:
         features: Number of output channels.
         kernel: Height and width of the kernel.
         stride: Step in both directions.
-        padding: "VALID" (none) or "SAME".
-        relu: Whether a ReLU follows.
+        padding: "VALID" (none), "SAME", or "CENTRED": as many pixels on either side as the kernel reaches from its
+            middle, as torch's networks have it (SAME has fewer above and on the left where the stride is 2).
+        activation: What follows; None for nothing.
+        depthwise: Whether each channel has a kernel of its own and sees no other; `features` is the input's then.
         dtype: Compute dtype.
     """
 
     features: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
-    padding: Literal["VALID", "SAME"] = "VALID"
-    relu: bool = True
+    padding: Literal["VALID", "SAME", "CENTRED"] = "VALID"
+    activation: Callable[[Array], Array] | None = nn.relu
+    depthwise: bool = False
     dtype: DType = "float32"
 
     @nn.compact
@@ -170,11 +216,12 @@ class ConvNorm(nn.Module):
             self.features,
             self.kernel,
             strides=self.stride,
-            padding=self.padding,
+            padding=[(size // 2, size // 2) for size in self.kernel] if self.padding == "CENTRED" else self.padding,
+            feature_group_count=self.features if self.depthwise else 1,
             use_bias=False,
             dtype=self.dtype,
-            conv_general_dilated=convolve,
+            conv_general_dilated=convolve_depthwise if self.depthwise else convolve,
             name="conv",
         )(maps_BxHxWxC)
         maps_BxHxWxC = BatchNorm(train, self.dtype, name="bn")(maps_BxHxWxC)
-        return nn.relu(maps_BxHxWxC) if self.relu else maps_BxHxWxC
+        return maps_BxHxWxC if self.activation is None else self.activation(maps_BxHxWxC)

@@ -1,20 +1,23 @@
-"""Stage 2: the teacher is distilled into a student that sees the same augmented faces.
+"""Stage 2: one or several teachers are distilled into a student that sees the same augmented faces.
 
 Two-step self-distillation (Schoneveld et al. 2021) is this stage with the teacher's own architecture as the student's,
-run once more with the first student as the teacher. The paper's distillation losses are not known to us; soft targets
-(Hinton et al. 2015), embedding match and hard labels, each with a weight, are our choice.
+run once more with the first student as the teacher. The paper's distillation losses are not known to us: what is here,
+each with its weight and its reference in `avemo.losses`, is our choice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from avemo import losses
-from avemo.models.face import DEMO_STUDENT, SMALL_STUDENT, FaceConfig, FaceNetwork
+from avemo.models.face import DEMO_STUDENT, SMALL_STUDENT, FaceConfig, FaceNetwork, init_variables
 from avemo.stages.supervision import (
     FaceTraining,
     Outputs,
@@ -22,8 +25,8 @@ from avemo.stages.supervision import (
     evaluate_faces,
     forward,
     heads,
-    init,
     label_losses,
+    split_outputs,
     training_faces,
 )
 from avemo.training import (
@@ -33,117 +36,185 @@ from avemo.training import (
     TrainState,
     in_pieces,
     make_optimizer,
+    new_state,
     step_metrics,
-    stream_key,
     update,
 )
 
 
 @dataclass(frozen=True)
 class Distillation(FaceTraining):
-    """One distillation; the student's image and embedding sizes must be its teacher's.
+    """One distillation. Where there are several teachers, the student learns from the mean of what they say.
 
     Attributes:
-        labels_weight: weight of the hard labels against what the teacher says; 0 learns from the teacher alone,
-            which leaves the valence/arousal head untaught.
-        soft_target_weight: weight of the teacher's softened expression probabilities.
+        labels_weight: weight of the hard labels against what the teachers say.
+        soft_target_weight: weight of the teachers' softened expression probabilities (Hinton et al. 2015).
         temperature: how far they are softened.
-        embedding_weight: weight of matching the teacher's embedding, and its triplet embedding, in direction.
+        regression_weight: weight of their valence and arousal.
+        embedding_weight: weight of matching each teacher's embedding through a learned projection.
+        embedding_match: "cosine", in direction, or "hint", in squared distance (Romero et al. 2015).
+        distance_weight: weight of the faces' distances among each other (Park et al. 2019): in the triplet embedding of
+            FEC's faces, or without FEC in the embedding.
+        angle_weight: weight of the angles between them (Park et al. 2019); memory grows with the third power of
+            their number.
+        views: in how many ways each face is varied; 0 is a new one in every epoch. With a given number, what a teacher
+            says of each can be kept (`--cache-teacher`).
     """
 
     labels_weight: float = 1.0
     soft_target_weight: float = 1.0
     temperature: float = 2.0
+    regression_weight: float = 1.0
     embedding_weight: float = 1.0
+    embedding_match: Literal["cosine", "hint"] = "cosine"
+    distance_weight: float = 1.0
+    angle_weight: float = 0.0
+    views: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.labels_weight, self.soft_target_weight, self.embedding_weight) < 0 or self.temperature <= 0:
-            raise ValueError("the loss weights must not be negative, and temperature must be positive")
+        if min(self.imitation_weights().values()) < 0 or self.labels_weight < 0:
+            raise ValueError(f"the loss weights must not be negative: {self}")
+        if self.temperature <= 0 or self.views < 0:
+            raise ValueError(f"temperature {self.temperature} must be positive, views {self.views} not negative")
+
+    def imitation_weights(self) -> dict[str, float]:
+        """Weight of each of `imitation_losses`."""
+        return {
+            "soft_targets": self.soft_target_weight,
+            "taught_valence_arousal": self.regression_weight,
+            "embedding_match": self.embedding_weight,
+            "distances": self.distance_weight,
+            "angles": self.angle_weight,
+        }
 
 
 def build(
-    config: Distillation,
-    class_weights_K: np.ndarray,
-    seed: int,
-    teacher_config: FaceConfig,
-    teacher_variables: Any,
+    config: Distillation, class_weights_K: np.ndarray, seed: int, teachers: Sequence[tuple[FaceConfig, Any]]
 ) -> Stage:
     """The stage's three functions.
 
+    Args:
+        config: the distillation.
+        class_weights_K: from `supervision.class_weights`.
+        seed: that of the run.
+        teachers: networks and their variables.
+
     Raises:
-        ValueError: the student cannot imitate this teacher: their image or embedding sizes differ.
+        ValueError: the student can't see what a teacher sees: their image sizes differ.
     """
-    for size in ("image_size", "embedding_size", "triplet_size"):
-        mine, theirs = getattr(config.network, size), getattr(teacher_config, size)
-        if mine != theirs:
-            raise ValueError(f"the student's {size} is {mine}, its teacher's {theirs}: they must be equal")
+    for teacher, _ in teachers:
+        if config.network.image_size != teacher.image_size:
+            raise ValueError(
+                f"the student's image_size is {config.network.image_size}, its teacher's {teacher.image_size}: they "
+                "must be equal (for a student that looks at less of it see resolution)"
+            )
     network = FaceNetwork(config.network)
     optimizer = make_optimizer(config.optimizer, config.steps)
+    sizes = tuple(teacher.embedding_size for teacher, _ in teachers)
     return Stage(
-        init=partial(init, network=network, optimizer=optimizer),
+        init=partial(init, network=network, optimizer=optimizer, teacher_sizes=sizes),
         train_step=partial(
             train_step,
             network=network,
             optimizer=optimizer,
-            teacher=FaceNetwork(teacher_config),
+            teachers=tuple(FaceNetwork(teacher) for teacher, _ in teachers),
             class_weights_K=class_weights_K,
             config=config,
             seed=seed,
         ),
         eval_step=partial(evaluate_faces, network),
-        frozen=(teacher_variables,),
+        frozen=(tuple(variables for _, variables in teachers),),
     )
+
+
+def init(
+    key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation, teacher_sizes: tuple[int, ...]
+) -> TrainState:
+    """The state before the first step, with a projection of the embedding towards each teacher's."""
+    embedding_1xD = jnp.zeros((1, network.config.embedding_size))
+    projections = tuple(
+        nn.Dense(size).init(jax.random.fold_in(key, teacher), embedding_1xD)["params"]
+        for teacher, size in enumerate(teacher_sizes)
+    )
+    return new_state(init_variables(network, key), optimizer, projections)
 
 
 def train_step(
     state: TrainState,
     batch: Batch,
-    teacher_variables: Any,
+    teacher_variables: tuple[Any, ...],
     *,
     network: FaceNetwork,
     optimizer: optax.GradientTransformation,
-    teacher: FaceNetwork,
+    teachers: tuple[FaceNetwork, ...],
     class_weights_K: np.ndarray,
     config: Distillation,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of the student from labels and from the teacher's outputs on the same augmented faces."""
-    key = stream_key(seed, "augment", state.step)
-    images = training_faces(key, batch, config.network.image_size, config.augment)
+    """One update of the student from labels and from the teachers' outputs on the same augmented faces."""
+    images = training_faces(batch, config, seed, config.views)
+    taught = [
+        in_pieces(partial(teach, teacher, variables), images, config.accumulate)[0]
+        for teacher, variables in zip(teachers, teacher_variables, strict=True)
+    ]
 
-    def teach(images: jax.Array, _: Any) -> tuple[Outputs, dict]:
-        outputs: Any = teacher.apply(teacher_variables, images, train=False)
-        return heads(outputs), {}
-
-    taught, _ = in_pieces(teach, images, config.accumulate)
-
-    def loss_of(params: Any) -> tuple[jax.Array, tuple]:
+    def loss_of(params: Any, projections: Any) -> tuple[jax.Array, tuple]:
         outputs, batch_stats = forward(network, state, params, images, config)
         terms = label_losses(outputs, batch, class_weights_K, config.supervision)
-        terms |= imitation_losses(outputs, taught, config.temperature)
-        loss = (
-            config.labels_weight * terms["labels"]
-            + config.soft_target_weight * terms["soft_targets"]
-            + config.embedding_weight * (terms["embedding_match"] + terms["triplet_match"])
-        )
+        terms |= imitation_losses(outputs, taught, projections, batch, config)
+        weights = {"labels": config.labels_weight} | config.imitation_weights()
+        loss = jnp.stack([weight * terms[name] for name, weight in weights.items() if weight]).sum()
         return loss, (terms, batch_stats)
 
-    (loss, (terms, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    return update(state, gradients, batch_stats, optimizer), step_metrics(loss, gradients) | terms
+    grad = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, (terms, batch_stats)), (gradients, aids) = grad(state.params, state.aids)
+    return update(state, gradients, batch_stats, optimizer, aids), step_metrics(loss, gradients) | terms
 
 
-def imitation_losses(outputs: Outputs, taught: Outputs, temperature: float) -> dict[str, jax.Array]:
-    """What the student misses of its teacher, on every face, labelled or not.
+def teach(teacher: FaceNetwork, variables: Any, images: jax.Array, _: Any) -> tuple[Outputs, dict]:
+    """What a teacher says of faces; nothing else comes of it."""
+    outputs: Any = teacher.apply(variables, images, train=False)
+    return heads(outputs), {}
 
-    Scalars: "soft_targets", "embedding_match" and "triplet_match", the same for the triplet head's embedding.
+
+def imitation_losses(
+    outputs: Outputs, taught: Sequence[Outputs], projections: Sequence[Any], batch: Batch, config: Distillation
+) -> dict[str, jax.Array]:
+    """What the student misses of its teachers, on every face, labelled or not; scalars by name.
+
+    Args:
+        outputs: the student's.
+        taught: each teacher's, on the same faces.
+        projections: of the student's embedding towards each teacher's, as `nn.Dense` has them.
+        batch: says which faces are FEC's.
+        config: the distillation.
     """
-    soft_targets = losses.soft_target_loss(outputs["expression"], taught["expression"], temperature)
-    return {
-        "soft_targets": soft_targets.mean(),
-        "embedding_match": losses.embedding_match_loss(outputs["embedding"], taught["embedding"]).mean(),
-        "triplet_match": losses.embedding_match_loss(outputs["triplet"], taught["triplet"]).mean(),
+    mean = lambda name: jnp.stack([teacher[name] for teacher in taught]).mean(0)
+    probabilities = [jax.nn.softmax(teacher["expression"] / config.temperature) for teacher in taught]
+    logits = config.temperature * jnp.log(jnp.stack(probabilities).mean(0) + 1e-12)
+    match = {"cosine": losses.embedding_match_loss, "hint": losses.hint_loss}[config.embedding_match]
+    projected = [outputs["embedding"] @ each["kernel"] + each["bias"] for each in projections]
+    matches = [match(mine, teacher["embedding"]) for mine, teacher in zip(projected, taught, strict=True)]
+    terms = {
+        "soft_targets": losses.soft_target_loss(outputs["expression"], logits, config.temperature),
+        "taught_valence_arousal": losses.valence_arousal_loss(outputs["valence_arousal"], mean("valence_arousal")),
+        "embedding_match": jnp.stack(matches),
     }
+    related = {"distances": losses.distance_relation_loss, "angles": losses.angle_relation_loss}
+    for name, loss in related.items():
+        if config.imitation_weights()[name]:
+            mine = comparable(outputs, batch)
+            terms[name] = jnp.stack([loss(mine, comparable(teacher, batch)) for teacher in taught])
+    return {name: values.mean() for name, values in terms.items()}
+
+
+def comparable(outputs: Outputs, batch: Batch) -> jax.Array:
+    """Vectors whose distances say how alike expressions are: FEC's triplet embeddings, without FEC all embeddings."""
+    if "fec" not in batch:
+        return outputs["embedding"]
+    _, fec = split_outputs(outputs, batch)
+    return fec["triplet"].reshape(-1, fec["triplet"].shape[-1])
 
 
 PAPER = Distillation()

@@ -15,8 +15,9 @@ import optax
 
 from avemo import losses, metrics
 from avemo.augment import AugmentConfig, augment, centre_crop
+from avemo.labels import EXPRESSIONS
 from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
-from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_state
+from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_state, stream_key
 
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
@@ -34,15 +35,22 @@ class SupervisionConfig:
         valence_arousal_weight: weight of the valence/arousal regression (our addition).
         class_weighting: AffectNet's classes are far from balanced. "none" leaves them so; "inverse_frequency" weights
             every class alike; "inverse_square_root" goes half the way (our choice; the paper does not say).
+        label_smoothing: share of every label that is spread evenly over the classes; 0 switches it off.
+        soft_labels: learn from the shares of raters who chose each expression, where the dataset has them, and from
+            the one label of a face only where it has none.
     """
 
     alpha: float = 0.1
     valence_arousal_weight: float = 1.0
     class_weighting: Literal["none", "inverse_frequency", "inverse_square_root"] = "none"
+    label_smoothing: float = 0.0
+    soft_labels: bool = False
 
     def __post_init__(self) -> None:
         if self.alpha <= 0 or self.valence_arousal_weight < 0:
             raise ValueError("supervision: alpha must be positive and valence_arousal_weight not negative")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"supervision: label_smoothing is {self.label_smoothing}; it must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,32 @@ def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
     return (weights * counts.sum() / max((weights * counts).sum(), 1.0)).astype(np.float32)
 
 
-def training_faces(key: jax.Array, batch: Batch, size: int, config: AugmentConfig) -> jax.Array:
-    """All faces of a training batch, augmented: AffectNet's B, then FEC's 3·B' in triplet order."""
-    images = batch["affectnet"]["image"]
+def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0) -> jax.Array:
+    """All faces of a training batch, augmented: AffectNet's B, then FEC's 3·B' in triplet order.
+
+    How a face is varied follows from its place in the dataset and from the epoch, not from the step or the batch.
+
+    Args:
+        batch: as the loaders give it, with "index" (FEC: "faces") and "epoch".
+        config: size and augmentation.
+        seed: that of the run.
+        views: if positive, a face is varied in so many ways only, one epoch after the other, the same with every seed.
+    """
+    labelled = batch["affectnet"]
+    images, keys = labelled["image"], _view_keys("affectnet", labelled["index"], labelled["epoch"], seed, views)
     if "fec" in batch:
-        triplets = batch["fec"]["image"]
-        images = jnp.concatenate([images, triplets.reshape(-1, *triplets.shape[2:])])
-    return augment(key, images, size, config)
+        triplets = batch["fec"]
+        epoch = jnp.repeat(triplets["epoch"], 3)
+        images = jnp.concatenate([images, triplets["image"].reshape(-1, *images.shape[1:])])
+        keys = jnp.concatenate([keys, _view_keys("fec", triplets["faces"].reshape(-1), epoch, seed, views)])
+    return augment(keys, images, config.network.image_size, config.augment)
+
+
+def _view_keys(corpus: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:
+    """The key of each face's augmentation."""
+    key = stream_key(0 if views else seed, f"augment {corpus}")
+    fold = lambda face, epoch: jax.random.fold_in(jax.random.fold_in(key, face), epoch)
+    return jax.vmap(fold)(face_B, epoch_B % views if views else epoch_B)
 
 
 def forward(
@@ -141,10 +168,10 @@ def label_losses(
     """
     affectnet, fec = split_outputs(outputs, batch)
     labels = batch["affectnet"]
+    target_BxK, has_target_B = expression_targets(labels, config)
     result = {
         "expression": losses.masked_mean(
-            losses.classification_loss(affectnet["expression"], labels["expression"], jnp.asarray(class_weights_K)),
-            labels["expression_valid"],
+            losses.classification_loss(affectnet["expression"], target_BxK, jnp.asarray(class_weights_K)), has_target_B
         ),
         "valence_arousal": losses.masked_mean(
             losses.valence_arousal_loss(affectnet["valence_arousal"], labels["valence_arousal"]),
@@ -157,6 +184,17 @@ def label_losses(
         result["triplet"] = losses.triplet_loss(fec["triplet"], margin_B).mean()
         total = result["triplet"] + config.alpha * total
     return result | {"labels": total}
+
+
+def expression_targets(labels: Batch, config: SupervisionConfig) -> tuple[jax.Array, jax.Array]:
+    """What the expression head learns, BxK, and for which faces there is something to learn, B."""
+    target_BxK = jax.nn.one_hot(labels["expression"], len(EXPRESSIONS))
+    has_target_B = labels["expression_valid"]
+    if config.soft_labels:
+        rated_B = labels["soft_label_valid"]
+        target_BxK = jnp.where(rated_B[:, None], labels["soft_label"], target_BxK)
+        has_target_B = has_target_B | rated_B
+    return losses.smoothed(target_BxK, config.label_smoothing), has_target_B
 
 
 def evaluate_affectnet(network: Any, variables: Any, batch: Batch) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from avemo.stages.supervision import (
     label_losses,
     training_faces,
 )
-from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, step_metrics, stream_key, update
+from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, step_metrics, update
 
 
 def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int) -> Stage:
@@ -53,8 +53,7 @@ def train_step(
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update from one batch of AffectNet faces and one of FEC triplets."""
-    key = stream_key(seed, "augment", state.step)
-    images = training_faces(key, batch, config.network.image_size, config.augment)
+    images = training_faces(batch, config, seed)
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple]:
         outputs, batch_stats = forward(network, state, params, images, config)

@@ -138,7 +138,7 @@ class AffectNetRecipe(Recipe):
         near = [] if nearest is None else [(item.key, *nearest)]
         if near and self.config.near_duplicates == "drop":
             return Outcome(skips=[Skip(item.key, "near-duplicate of a validation face")], near_duplicates=near)
-        record, counts = labelled_faces.record(item, crop, size_px, self.config)
+        record, counts = labelled_faces.record(item, crop, size_px, self.config, self.release == "plus")
         return Outcome([record], counts=counts | {"near_duplicates": len(near)}, near_duplicates=near)
 
 

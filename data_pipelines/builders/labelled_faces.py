@@ -66,8 +66,10 @@ def cut(face: Face, config: CropConfig, align: bool) -> tuple[np.ndarray, float]
     return "box outside the picture" if crop is None else (crop, longer_side(image, face.box))
 
 
-def record(face: Face, crop: np.ndarray, size_px: float, config: CropConfig) -> tuple[dict[str, Any], dict[str, int]]:
-    """A face as a record, and what is counted of it."""
+def record(
+    face: Face, crop: np.ndarray, size_px: float, config: CropConfig, soft_label: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """A face as a record, and what is counted of it; a soft label that is missing is all zeros."""
     fields = {
         "key": face.key,
         "image": encode_jpeg(crop, config.jpeg_quality),
@@ -76,8 +78,8 @@ def record(face: Face, crop: np.ndarray, size_px: float, config: CropConfig) -> 
         "valence_arousal_valid": face.valence_arousal is not None,
         "face_size_px": np.float32(size_px),
     }
-    if face.soft_label is not None:
-        fields["soft_label"] = np.array(face.soft_label, np.float32)
+    if soft_label:
+        fields["soft_label"] = np.array(face.soft_label or np.zeros(len(EXPRESSIONS)), np.float32)
     counts = {
         "without_expression" if face.expression is None else EXPRESSIONS[face.expression]: 1,
         "without_valence_arousal": int(face.valence_arousal is None),

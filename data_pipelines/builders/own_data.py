@@ -32,7 +32,7 @@ def prepare_faces(source: Path, out: Path, config: CropConfig, workers: Workers)
     Raises:
         DataError: The list isn't as it must be, or `out` holds it prepared in another way.
     """
-    return prepare(FacesRecipe(source, config, manifest.face_splits(source)), out, workers)
+    return prepare(FacesRecipe(source, config, manifest.face_splits(source), manifest.has_votes(source)), out, workers)
 
 
 def prepare_clips(source: Path, out: Path, config: ClipConfig, workers: Workers) -> Path:
@@ -50,11 +50,13 @@ class FacesRecipe(Recipe):
         source: The list.
         config: How to prepare.
         named_splits: The splits that the list names.
+        has_votes: Whether it says how raters voted.
     """
 
     source: Path
     config: CropConfig
     named_splits: tuple[str, ...]
+    has_votes: bool
 
     name = "faces"
     description = "Own pictures: one cut face per record."
@@ -67,7 +69,7 @@ class FacesRecipe(Recipe):
 
     def features(self) -> dict[str, Any]:
         """Those of a labelled face."""
-        return labelled_faces.features(self.config.size, soft_label=False)
+        return labelled_faces.features(self.config.size, soft_label=self.has_votes)
 
     def splits(self) -> Sequence[str]:
         """Those of the list."""
@@ -86,7 +88,7 @@ class FacesRecipe(Recipe):
         found = labelled_faces.cut(item, self.config, align=False)
         if isinstance(found, str):
             return Outcome(skips=[Skip(item.key, found)])
-        record, counts = labelled_faces.record(item, *found, self.config)
+        record, counts = labelled_faces.record(item, *found, self.config, self.has_votes)
         return Outcome([record], counts=counts)
 
 

@@ -1,13 +1,13 @@
 """Rows of the CSV files that the releases come with."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 from data_pipelines.errors import DataError
 
 
-def csv_rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
+def csv_rows(path: Path, delimiter: str = ",") -> Generator[list[str], None, None]:
     """Reads a CSV file in UTF-8, with or without a byte order mark.
 
     Args:

@@ -7,6 +7,7 @@ as a `Skip`.
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,7 +21,10 @@ from data_pipelines.releases.paths import is_file, stays_inside
 FACE_SPLITS = ("train", "validation")
 CLIP_SPLITS = ("train", "dev", "test")
 
-FACE_COLUMNS = ("image", "split", "expression", "valence", "arousal", "left", "top", "right", "bottom")
+_BOX = ("left", "top", "right", "bottom")
+_VOTES = tuple(f"votes:{expression}" for expression in EXPRESSIONS)
+
+FACE_COLUMNS = ("image", "split", "expression", *DIMENSIONS, *_BOX, *_VOTES)
 """What a list of faces may hold; it must hold the first."""
 
 CLIP_COLUMNS = ("split", "annotation", "video", "audio", "name")
@@ -34,8 +38,6 @@ LATEST_START_S = 1.0
 
 LONGEST_S = 24 * 3600.0
 """No annotation is longer: this one's times are no seconds (our choice)."""
-
-_BOX = ("left", "top", "right", "bottom")
 
 
 class _UnusableError(Exception):
@@ -60,12 +62,19 @@ def face_splits(path: Path) -> tuple[str, ...]:
     return tuple(split for split in FACE_SPLITS if split in named)
 
 
+def has_votes(path: Path) -> bool:
+    """Whether a list of faces says how raters voted. Raises DataError as `face_splits`."""
+    rows = list(_rows(path, FACE_COLUMNS, ("image",)))
+    return any(cells[column] for _, cells in rows for column in _VOTES)
+
+
 def read_faces(path: Path, root: Path, split: str) -> Iterator[Face | Skip]:
     """Reads one split of a list of faces, in the order of the list.
 
     Columns: image (path); split ("train" where blank, or "validation"); expression (one of `EXPRESSIONS` or its
     code 0 to 7; blank for none); valence and arousal in [-1, 1] (missing where either is blank); left, top, right,
-    bottom of the face in pixels of the picture (all blank where the whole picture is the face).
+    bottom of the face in pixels of the picture (all blank where the whole picture is the face); votes:neutral to
+    votes:contempt, how many raters, or what share of them, chose each expression (all blank or zero for none).
 
     The key of a face is its path as written. Where a picture is listed again, "#" and the row's number follow. The same
     box of the same picture counts once, in whatever split it stands first.
@@ -167,6 +176,7 @@ def _face(key: str, cells: dict[str, str], root: Path) -> Face:
         box=_box([cells[side] for side in _BOX]),
         expression=_expression(cells["expression"]),
         valence_arousal=_valence_arousal([cells[dimension] for dimension in DIMENSIONS]),
+        soft_label=_shares([cells[column] for column in _VOTES]),
     )
 
 
@@ -204,6 +214,14 @@ def _valence_arousal(cells: list[str]) -> tuple[float, float] | None:
     if not all(-1 <= value <= 1 for value in pair):
         raise _UnusableError("valence or arousal is no number in [-1, 1]")
     return (pair[0], pair[1]) if len(pair) == 2 else None
+
+
+def _shares(cells: list[str]) -> tuple[float, ...] | None:
+    """The share of each expression among all votes; None where there is no vote."""
+    votes = [_number(cell) if cell else 0.0 for cell in cells]
+    if min(votes) < 0 or not np.isfinite(sum(votes)):
+        raise _UnusableError("votes are not numbers from 0 on")
+    return tuple(vote / sum(votes) for vote in votes) if sum(votes) else None
 
 
 def _number(cell: str) -> float:
@@ -284,14 +302,15 @@ def _rows(path: Path, known: tuple[str, ...], required: tuple[str, ...]) -> Iter
     """The rows of a list with their numbers: every known column's cell, blank where the list has no such column."""
     if not is_file(path):
         raise DataError(f"{path}: no such file; give a CSV file with the columns {', '.join(known)}")
-    rows = map(_without_last_blanks, csv_rows(path))
-    header = next(rows, [])
-    _check_header(path, header, known, required)
-    for number, cells in enumerate(rows, start=2):
-        if len(cells) > len(header):
-            raise DataError(f"{path}: row {number} is longer than the header; quote a cell that has a comma in it")
-        if cells:
-            yield number, dict.fromkeys(known, "") | dict(zip(header, cells, strict=False))
+    with closing(csv_rows(path)) as listed:
+        rows = map(_without_last_blanks, listed)
+        header = next(rows, [])
+        _check_header(path, header, known, required)
+        for number, cells in enumerate(rows, start=2):
+            if len(cells) > len(header):
+                raise DataError(f"{path}: row {number} is longer than the header; quote a cell that has a comma in it")
+            if cells:
+                yield number, dict.fromkeys(known, "") | dict(zip(header, cells, strict=False))
 
 
 def _check_header(path: Path, header: list[str], known: tuple[str, ...], required: tuple[str, ...]) -> None:
@@ -302,7 +321,7 @@ def _check_header(path: Path, header: list[str], known: tuple[str, ...], require
         raise DataError(f"{path}: no column {', '.join(missing)}; {columns}")
     if len(set(header)) < len(header):
         raise DataError(f"{path}: a column stands twice in {', '.join(header)}")
-    for group in (DIMENSIONS, _BOX):
+    for group in (DIMENSIONS, _BOX, _VOTES):
         if 0 < len({*group} & {*header}) < len(group):
             raise DataError(f"{path}: the columns {', '.join(group)} go together; give all of them or none")
 

@@ -90,8 +90,10 @@ class TorchStep:
         if isinstance(config, FusionTraining):
             self.step = torch_training.fusion_step(network, config, wrapper)
         elif isinstance(config, Distillation) and work.taught_by:
-            teacher = placed(twin(work.taught_by.network), work.stage.frozen[0]).eval()
-            self.step = torch_training.student_step(network, teacher, config, weights, wrapper)
+            teacher = placed(twin(work.taught_by.network), work.stage.frozen[0][0]).eval()
+            sizes = config.network.embedding_size, work.taught_by.network.embedding_size
+            projection = nn.Linear(*sizes, device=where)
+            self.step = torch_training.student_step(network, teacher, projection, config, weights, wrapper)
         else:
             self.step = torch_training.teacher_step(network, config, weights, wrapper)
         self.seconds = self(1)
@@ -159,7 +161,7 @@ def prove_step(work: Workload, variables: Mapping[str, Any]) -> dict[str, dict[s
     """
     found = {"network": _prove_network(work.config.network, variables, work.batch)}
     if work.taught_by:
-        found["teacher"] = _prove_network(work.taught_by.network, work.stage.frozen[0], work.batch)
+        found["teacher"] = _prove_network(work.taught_by.network, work.stage.frozen[0][0], work.batch)
     return found
 
 

@@ -91,11 +91,12 @@ def teacher_step(
 def student_step(
     network: nn.Module,
     teacher: nn.Module,
+    projection: nn.Module,
     config: Distillation,
     class_weights_K: Tensor,
     wrapper: Wrapper = as_it_is,
 ) -> Step:
-    """Twin of `avemo.stages.student.train_step`; the teacher must be in evaluation mode."""
+    """Twin of `avemo.stages.student.train_step` with the losses of the presets; the teacher is in evaluation mode."""
 
     def loss_of(batch: Mapping[str, Any]) -> Tensor:
         images = training_faces(batch, config.network.image_size, config.augment)
@@ -106,17 +107,28 @@ def student_step(
             functional.log_softmax(each["expression"] / config.temperature, dim=-1) for each in (outputs, taught)
         )
         soft_targets = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-        matches = (
-            (1 - functional.cosine_similarity(outputs[name], taught[name], eps=1e-6)).mean()
-            for name in ("embedding", "triplet")
-        )
+        regression = (outputs["valence_arousal"] - taught["valence_arousal"]).square().mean()
+        match = 1 - functional.cosine_similarity(projection(outputs["embedding"]), taught["embedding"], eps=1e-6)
+        name, first = ("triplet", len(batch["affectnet"]["image"])) if "fec" in batch else ("embedding", 0)
+        mine, theirs = (relative_distances(each[name][first:]) for each in (outputs, taught))
+        count = len(mine)
+        distances = functional.huber_loss(mine, theirs, reduction="sum") / (count * (count - 1))
         return (
             config.labels_weight * label_loss(outputs, batch, class_weights_K, config)
             + config.soft_target_weight * config.temperature**2 * soft_targets
-            + config.embedding_weight * sum(matches)
+            + config.regression_weight * regression
+            + config.embedding_weight * match.mean()
+            + config.distance_weight * distances
         )
 
-    return _training_step(wrapper(loss_of), network, config.optimizer, config.steps)
+    return _training_step(wrapper(loss_of), nn.ModuleList([network, projection]), config.optimizer, config.steps)
+
+
+def relative_distances(embeddings_BxD: Tensor) -> Tensor:
+    """Distances of all pairs over their mean, as in `avemo.losses.distance_relation_loss`."""
+    squared_BxB = (embeddings_BxD[:, None] - embeddings_BxD[None]).square().sum(-1)
+    distances_BxB = torch.where(squared_BxB > 0, squared_BxB.clamp(min=1e-30).sqrt(), 0)
+    return distances_BxB / masked_mean(distances_BxB, squared_BxB > 0)
 
 
 def fusion_step(network: nn.Module, config: FusionTraining, wrapper: Wrapper = as_it_is) -> Step:

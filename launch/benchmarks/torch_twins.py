@@ -21,7 +21,7 @@ from avemo.models.fusion import FusionConfig
 from avemo.models.inception_resnet import InceptionResNetConfig
 from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
 from avemo.models.recurrent import RecurrentConfig
-from avemo.models.students import StudentConfig
+from avemo.models.resnet import ResNetConfig
 
 LAYER_NORM_EPSILON = 1e-6
 """Flax's default, which ours have; torch's would be 1e-5."""
@@ -222,7 +222,7 @@ def inception_resnet(config: InceptionResNetConfig) -> tuple[nn.Sequential, int]
 
 
 class ResidualBlock(nn.Module):
-    """Twin of `avemo.models.students.ResidualBlock`."""
+    """Twin of `avemo.models.resnet.ResidualBlock`."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -237,8 +237,8 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.shortcut(maps) + self.conv_2(self.conv_1(maps)))
 
 
-def student(config: StudentConfig) -> tuple[nn.Sequential, int]:
-    """Twin of `avemo.models.students.StudentTrunk`, and the number of its outputs."""
+def resnet(config: ResNetConfig) -> tuple[nn.Sequential, int]:
+    """Twin of `avemo.models.resnet.ResNetTrunk`, and the number of its outputs."""
     channels, *widths = config.widths
     trunk = nn.Sequential()
     trunk.add_module("stem", ConvNorm(3, channels, (3, 3), 2, "SAME"))
@@ -271,7 +271,9 @@ class FaceNetwork(nn.Module):
     def __init__(self, config: FaceConfig) -> None:
         super().__init__()
         trunk = config.trunk
-        self.trunk, channels = inception_resnet(trunk) if isinstance(trunk, InceptionResNetConfig) else student(trunk)
+        if not isinstance(trunk, InceptionResNetConfig | ResNetConfig):
+            raise TypeError(f"{trunk} has no twin")
+        self.trunk, channels = inception_resnet(trunk) if isinstance(trunk, InceptionResNetConfig) else resnet(trunk)
         self.reduce = ConvNorm(channels, config.reduced_channels)
         channels = config.reduced_channels
         self.dense = [f"dense_{i}" for i in range(config.dense_layers)]

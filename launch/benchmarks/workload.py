@@ -60,7 +60,7 @@ def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
         return Workload(config, teacher.build(config, CLASS_WEIGHTS, seed=0), batch, images, "images")
     taught_by = _with_dtype(PRESETS["teacher"][preset], dtype)
     variables = jax.jit(lambda key: init_variables(FaceNetwork(taught_by.network), key))(jax.random.key(1))
-    stage = student.build(config, CLASS_WEIGHTS, 0, taught_by.network, variables)
+    stage = student.build(config, CLASS_WEIGHTS, 0, [(taught_by.network, variables)])
     return Workload(config, stage, batch, images, "images", taught_by)
 
 
@@ -79,18 +79,28 @@ def _faces(config: FaceTraining, size: int) -> dict[str, Any]:
             "valence_arousal": rng.uniform(-1, 1, (count, 2)).astype(np.float32),
             "valence_arousal_valid": np.ones(count, bool),
             "index": np.arange(count),
+            "epoch": np.zeros(count, np.int32),
         }
     }
     if triplets:
         kind = rng.integers(0, len(TRIPLET_KINDS), triplets, np.int32)
-        batch["fec"] = {"image": pictures(triplets, 3), "kind": kind, "index": np.arange(triplets)}
+        batch["fec"] = {
+            "image": pictures(triplets, 3),
+            "kind": kind,
+            "index": np.arange(triplets),
+            "faces": np.arange(3 * triplets).reshape(triplets, 3),
+            "epoch": np.zeros(triplets, np.int32),
+        }
     return batch
 
 
 def _windows(config: FusionTraining) -> dict[str, np.ndarray]:
     windows = [random_recording(config, config.window_frames, seed) for seed in range(config.batch_size)]
     batch = {name: np.stack([window[name] for window in windows]) for name in windows[0]}
-    return batch | {"index": np.zeros((config.batch_size, 2), np.int64)}
+    return batch | {
+        "index": np.zeros((config.batch_size, 2), np.int64),
+        "epoch": np.zeros(config.batch_size, np.int32),
+    }
 
 
 def random_recording(config: FusionTraining, frames: int, seed: int) -> dict[str, np.ndarray]:

@@ -18,11 +18,11 @@ from avemo.models.face import (
     normalise,
 )
 from avemo.models.inception_resnet import InceptionResNetConfig
-from avemo.models.students import StudentConfig
+from avemo.models.resnet import ResNetConfig
 
 TINY = FaceConfig(
     image_size=16,
-    trunk=StudentConfig(widths=(8, 8), blocks=(1,)),
+    trunk=ResNetConfig(widths=(8, 8), blocks=(1,)),
     reduced_channels=8,
     dense_layers=2,
     growth=4,
@@ -170,8 +170,8 @@ def test_images_of_another_size_are_refused(variables):
     [
         ({"growth": 0}, "growth"),
         ({"dense_layers": -1}, "dense_layers"),
-        ({"image_size": 48}, "too small"),
-        ({"image_size": 30, "trunk": InceptionResNetConfig(stem_pool=False)}, "too small"),
+        ({"image_size": 48}, "too few"),
+        ({"image_size": 30, "trunk": InceptionResNetConfig(stem_pool=False)}, "too few"),
     ],
 )
 def test_impossible_sizes_are_refused(wrong, message):

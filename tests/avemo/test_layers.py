@@ -12,7 +12,7 @@ def maps(shape: tuple[int, ...] = (3, 5, 5, 2)) -> jax.Array:
 
 
 def test_training_normalises_by_the_batch_and_updates_the_running_statistics():
-    layer = ConvNorm(4, relu=False)
+    layer = ConvNorm(4, activation=None)
     variables = layer.init(jax.random.key(1), maps(), train=False)
     out, updated = layer.apply(variables, maps(), train=True, mutable=["batch_stats"])
 

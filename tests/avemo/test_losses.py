@@ -34,10 +34,17 @@ def test_triplet_loss_is_symmetric_in_the_alike_pair():
 
 
 def test_classification_loss_by_hand():
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]))
+    targets = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
     weights = jnp.array([1.0, 3.0, 1.0])
-    expected = [np.log(2), 3 * np.log(4)]
-    np.testing.assert_allclose(losses.classification_loss(logits, jnp.array([0, 1]), weights), expected, rtol=1e-6)
+    expected = [np.log(2), 3 * np.log(4), 2 * (0.5 * np.log(2) + 0.5 * np.log(4))]
+    np.testing.assert_allclose(losses.classification_loss(logits, targets, weights), expected, rtol=1e-6)
+
+
+def test_smoothing_spreads_a_share_evenly_and_none_where_it_is_off():
+    targets = jnp.array([[1.0, 0.0, 0.0, 0.0]])
+    np.testing.assert_allclose(losses.smoothed(targets, 0.2), [[0.85, 0.05, 0.05, 0.05]], rtol=1e-6)
+    np.testing.assert_array_equal(losses.smoothed(targets, 0.0), targets)
 
 
 def test_valence_arousal_loss_by_hand():
@@ -64,6 +71,38 @@ def test_embedding_match_is_one_minus_cosine():
 
 def test_embedding_match_has_a_gradient_at_zero():
     gradient = jax.grad(lambda a: losses.embedding_match_loss(a, jnp.ones((1, 3))).sum())(jnp.zeros((1, 3)))
+    assert jnp.isfinite(gradient).all()
+
+
+def test_hint_loss_by_hand_and_whatever_the_scale():
+    student, teacher = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    # mean square of the teacher 1/2; squared distances, averaged over two features, 2 and 1/2; half of both.
+    np.testing.assert_allclose(losses.hint_loss(student, teacher), [2.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(losses.hint_loss(10 * student, 10 * teacher), [2.0, 0.5], rtol=1e-6)
+
+
+def test_distance_relation_by_hand():
+    student, teacher = jnp.array([[0.0], [1.0], [3.0]]), jnp.array([[0.0, 0.0], [0.0, 5.0], [0.0, 10.0]])
+    # distances 1, 3, 2 over their mean 2, against 5, 10, 5 over 20/3: they differ by 1/4, 0 and 1/4.
+    huber = 0.5 * 0.25**2
+    loss = losses.distance_relation_loss(student, teacher)
+    np.testing.assert_allclose(loss, [huber / 2, huber, huber / 2], rtol=1e-5)
+
+
+def test_angle_relation_by_hand():
+    corner, line = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.0], [1.0], [2.0]])
+    # Cosines between the two others, seen from each: 0, √½, √½ against 1, -1, 1; each pair stands twice among nine.
+    huber = lambda d: 0.5 * d**2 if d <= 1 else d - 0.5
+    expected = [2 / 9 * huber(1.0), 2 / 9 * huber(1 + 0.5**0.5), 2 / 9 * huber(1 - 0.5**0.5)]
+    np.testing.assert_allclose(losses.angle_relation_loss(corner, line), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [losses.distance_relation_loss, losses.angle_relation_loss])
+def test_relations_know_neither_scale_nor_rotation_nor_place(loss):
+    teacher = jax.random.normal(jax.random.key(0), (6, 3))
+    rotation, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(1), (3, 3)))
+    np.testing.assert_allclose(loss(3.0 * teacher @ rotation + 1.0, teacher), np.zeros(6), atol=1e-6)
+    gradient = jax.grad(lambda student: loss(student, teacher).sum())(jnp.ones((6, 3)))
     assert jnp.isfinite(gradient).all()
 
 

@@ -26,6 +26,8 @@ def labelled_faces(batch):
         "expression_valid": shape(batch, dtype=bool),
         "valence_arousal": shape(batch, 2),
         "valence_arousal_valid": shape(batch, dtype=bool),
+        "index": shape(batch, dtype=jnp.int32),
+        "epoch": shape(batch, dtype=jnp.int32),
         "valid": shape(batch, dtype=bool),
     }
 
@@ -34,6 +36,8 @@ def triplets(batch):
     return {
         "image": shape(batch, 3, SIZE, SIZE, 3, dtype=jnp.uint8),
         "kind": shape(batch, dtype=jnp.int32),
+        "faces": shape(batch, 3, dtype=jnp.int32),
+        "epoch": shape(batch, dtype=jnp.int32),
         "valid": shape(batch, dtype=bool),
     }
 
@@ -64,7 +68,7 @@ def stages(request):
     teaching = teacher.build(of_teacher, EVEN, seed=0)
     return {
         "teacher": teaching,
-        "student": student.build(of_student, EVEN, 0, of_teacher.network, state_of(teaching).variables),
+        "student": student.build(of_student, EVEN, 0, [(of_teacher.network, state_of(teaching).variables)]),
         "fusion": fusion.build(of_fusion, seed=0),
     }
 

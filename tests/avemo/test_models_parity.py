@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from avemo.augment import AugmentConfig
-from avemo.models.face import DEMO_STUDENT, DEMO_TEACHER, PAPER_TEACHER, DenseLayer, FaceNetwork, init_variables
+from avemo.models.densenet import DenseLayer
+from avemo.models.face import DEMO_STUDENT, DEMO_TEACHER, PAPER_TEACHER, FaceNetwork, init_variables
 from avemo.models.fusion import DEMO_FUSION, FusionNetwork
 from avemo.models.fusion import init_variables as init_fusion
 from avemo.models.inception_resnet import Block17, Block35, InceptionResNetConfig
@@ -192,16 +193,27 @@ def labelled_faces(size, faces=6, triplets=2):
             "expression_valid": jnp.arange(faces) != 1,
             "valence_arousal": jax.random.uniform(jax.random.key(3), (faces, 2), minval=-1),
             "valence_arousal_valid": jnp.arange(faces) != 2,
+            "index": jnp.arange(faces),
+            "epoch": jnp.zeros(faces, jnp.int32),
         },
-        "fec": {"image": triplet_faces, "kind": jnp.array([0, 2], jnp.int32)},
+        "fec": {
+            "image": triplet_faces,
+            "kind": jnp.array([0, 2], jnp.int32),
+            "faces": jnp.arange(3 * triplets).reshape(triplets, 3),
+            "epoch": jnp.zeros(triplets, jnp.int32),
+        },
     }
+
+
+def linear(params):
+    return torch.nn.Linear(*params["kernel"].shape)
 
 
 def assert_same_losses(stage, step_of, network, batch, atol):
     """The losses of three steps: the first is that of the networks, those after it of the optimisers too."""
     state = jax.jit(stage.init)(jax.random.key(4))
     torch_twins.load(network, state.variables)
-    theirs = step_of(network.train())
+    theirs = step_of(network.train(), *(loaded(linear(each), {"params": each}) for each in state.aids))
     ours = jax.jit(stage.train_step)
     for _ in range(3):
         state, metrics = ours(state, batch, *stage.frozen)
@@ -235,8 +247,8 @@ def test_the_students_losses():
     variables = perturbed(jax.jit(lambda: init_variables(FaceNetwork(DEMO_TEACHER), jax.random.key(1)))())
     taught_by = loaded(torch_twins.FaceNetwork(DEMO_TEACHER), variables)
     assert_same_losses(
-        student.build(config, EVEN, 0, DEMO_TEACHER, variables),
-        lambda network: torch_training.student_step(network, taught_by, config, torch.ones(8)),
+        student.build(config, EVEN, 0, [(DEMO_TEACHER, variables)]),
+        lambda network, projection: torch_training.student_step(network, taught_by, projection, config, torch.ones(8)),
         torch_twins.FaceNetwork(config.network),
         symmetric(labelled_faces(config.network.image_size)),
         atol=1e-3,

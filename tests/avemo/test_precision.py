@@ -58,7 +58,7 @@ def in_demo_size(name, dtype):
     if name == "teacher":
         return learner, FACES
     frozen = state_of(learner).variables
-    return student.build(computing_in(dtype, student.DEMO), EVEN, 0, teacher.DEMO.network, frozen), FACES
+    return student.build(computing_in(dtype, student.DEMO), EVEN, 0, [(teacher.DEMO.network, frozen)]), FACES
 
 
 @pytest.mark.parametrize("name", ["teacher", "student", "fusion"])
@@ -116,7 +116,7 @@ def histories():
     for dtype in DTYPES:
         taught, of_teacher = fit(teacher.build(computing_in(dtype, TRAINING), EVEN, 0), faces(), 60)
         imitation = student.Distillation(**vars(computing_in(dtype, TRAINING)), labels_weight=0.0)
-        stage = student.build(imitation, EVEN, 1, replace(NETWORK, dtype=dtype), taught.variables)
+        stage = student.build(imitation, EVEN, 1, [(replace(NETWORK, dtype=dtype), taught.variables)])
         _, of_student = fit(stage, faces(), 40)
         _, of_fusion = fit(fusion.build(computing_in(dtype, FUSION), 0), windows(), 80)
         learned[dtype] = {"teacher": of_teacher, "student": of_student, "fusion": of_fusion}

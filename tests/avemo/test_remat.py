@@ -31,7 +31,7 @@ def test_a_step_gives_the_same(accumulate):
     close = lambda tree, other, **to: jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **to), tree, other)
     close(remat.batch_stats, plain.batch_stats, rtol=1e-4, atol=1e-5)
     close(metrics_remat, metrics, rtol=1e-4)
-    close(remat.opt_state[1][0].mu, plain.opt_state[1][0].mu, rtol=1e-3, atol=1e-4)
+    close(remat.opt_state[1][0].mu[0], plain.opt_state[1][0].mu[0], rtol=1e-3, atol=1e-4)
     assert jax.tree.structure(remat) == jax.tree.structure(plain)
 
 
@@ -40,9 +40,9 @@ def test_a_student_can_have_it():
     config = student.Distillation(**vars(TRAINING))
     losses = []
     for remat in (False, True):
-        stage = student.build(replace(config, remat=remat), EVEN, 1, config.network, taught)
+        stage = student.build(replace(config, remat=remat), EVEN, 1, [(config.network, taught)])
         state = jax.jit(stage.init)(stream_key(1, "init"))
-        losses.append(float(jax.jit(stage.train_step)(state, faces(), taught)[1]["loss"]))
+        losses.append(float(jax.jit(stage.train_step)(state, faces(), (taught,))[1]["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 

@@ -12,14 +12,14 @@ from avemo.models.audio import AudioConfig
 from avemo.models.face import FaceConfig, FaceNetwork, init_variables
 from avemo.models.fusion import FusionConfig
 from avemo.models.recurrent import RecurrentConfig
-from avemo.models.students import StudentConfig
+from avemo.models.resnet import ResNetConfig
 from avemo.stages import fusion, student, supervision, teacher
 from avemo.stages.supervision import FaceTraining, SupervisionConfig, class_weights, label_losses
 from avemo.training import OptimizerConfig, stream_key
 
 NETWORK = FaceConfig(
     image_size=16,
-    trunk=StudentConfig(widths=(8, 16), blocks=(1,)),
+    trunk=ResNetConfig(widths=(8, 16), blocks=(1,)),
     reduced_channels=16,
     dense_layers=1,
     growth=8,
@@ -47,10 +47,14 @@ def faces(count=8, triplets=4):
             "expression_valid": jnp.ones(count, bool),
             "valence_arousal": jnp.asarray(rng.uniform(-1, 1, (count, 2)).astype(np.float32)),
             "valence_arousal_valid": jnp.ones(count, bool),
+            "index": jnp.arange(count),
+            "epoch": jnp.zeros(count, jnp.int32),
         },
         "fec": {
             "image": jnp.asarray(rng.integers(0, 256, (triplets, 3, 16, 16, 3), dtype=np.uint8)),
             "kind": jnp.arange(triplets, dtype=jnp.int32) % 3,
+            "faces": jnp.arange(3 * triplets).reshape(triplets, 3),
+            "epoch": jnp.zeros(triplets, jnp.int32),
         },
     }
 
@@ -77,27 +81,73 @@ def test_the_teacher_overfits_a_tiny_batch(taught):
     assert history[-1]["triplet"] < 0.05
 
 
-def test_the_student_comes_to_imitate_its_teacher(taught):
+@pytest.mark.parametrize("match", ["cosine", "hint"])
+def test_the_student_comes_to_imitate_its_teacher(taught, match):
+    """In every way there is, and though its embedding has another size."""
     config = student.Distillation(
-        **{**vars(TRAINING), "network": replace(NETWORK, reduced_channels=8)}, labels_weight=0.0
+        **{**vars(TRAINING), "network": replace(NETWORK, reduced_channels=8, embedding_size=12)},
+        labels_weight=0.0,
+        embedding_match=match,
+        angle_weight=1.0,
     )
-    stage = student.build(config, EVEN, 0, NETWORK, taught[0].variables)
+    stage = student.build(config, EVEN, 0, [(NETWORK, taught[0].variables)])
     _, history = fit(stage, faces(), 60)
-    for term in ("soft_targets", "embedding_match", "triplet_match"):
-        assert history[-1][term] < 0.3 * history[0][term]
+    for term in config.imitation_weights():
+        assert history[-1][term] < 0.3 * history[0][term], term
 
 
 def test_distillation_leaves_the_teacher_alone(taught):
     before = jax.tree.map(np.array, taught[0].variables)
     config = student.Distillation(**vars(TRAINING))
-    fit(student.build(config, EVEN, 0, NETWORK, taught[0].variables), faces(), 2)
+    fit(student.build(config, EVEN, 0, [(NETWORK, taught[0].variables)]), faces(), 2)
     jax.tree.map(np.testing.assert_array_equal, taught[0].variables, before)
 
 
 def test_a_student_of_another_size_is_refused(taught):
-    config = student.Distillation(**{**vars(TRAINING), "network": replace(NETWORK, embedding_size=8)})
-    with pytest.raises(ValueError, match="student's embedding_size is 8, its teacher's 16"):
-        student.build(config, EVEN, 0, NETWORK, taught[0].variables)
+    config = student.Distillation(**{**vars(TRAINING), "network": replace(NETWORK, image_size=14)})
+    with pytest.raises(ValueError, match="student's image_size is 14, its teacher's 16"):
+        student.build(config, EVEN, 0, [(NETWORK, taught[0].variables)])
+
+
+def distilled_by(*teachers, steps=1, **settings):
+    config = student.Distillation(**vars(TRAINING), **settings)
+    return fit(student.build(config, EVEN, 0, [(NETWORK, each) for each in teachers]), faces(), steps)
+
+
+def test_two_teachers_that_agree_teach_as_one(taught):
+    variables = taught[0].variables
+    (_, one), (_, two) = distilled_by(variables), distilled_by(variables, variables)
+    for term in ("soft_targets", "taught_valence_arousal", "distances"):
+        assert one[0][term] == pytest.approx(two[0][term], rel=1e-4)
+
+
+def test_several_teachers_say_the_mean_of_their_probabilities():
+    said = [{"expression": jnp.log(jnp.array([p]))} for p in ([0.8, 0.2], [0.4, 0.6])]
+    others = {"embedding": jnp.ones((1, 2)), "valence_arousal": jnp.zeros((1, 2))}
+    config = student.Distillation(temperature=1.0, distance_weight=0.0)
+    projections = [{"kernel": jnp.eye(2), "bias": jnp.zeros(2)}] * 2
+    mine = {"expression": jnp.log(jnp.array([[0.6, 0.4]]))} | others
+    terms = student.imitation_losses(mine, [each | others for each in said], projections, {}, config)
+    assert float(terms["soft_targets"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_what_only_training_needs_is_no_part_of_the_student(taught):
+    state, _ = distilled_by(taught[0].variables)
+    shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert shapes(state.variables) == shapes(taught[0].variables)
+    assert shapes(state.aids) == ({"kernel": (16, 16), "bias": (16,)},)
+
+
+def test_faces_are_varied_by_their_place_and_epoch_and_with_views_by_nothing_else():
+    config = replace(TRAINING, augment=AugmentConfig())
+    batch = faces()
+    at_epoch = lambda epoch: {name: part | {"epoch": part["epoch"] + epoch} for name, part in batch.items()}
+    varied = lambda epoch, seed=0, views=0: supervision.training_faces(at_epoch(epoch), config, seed, views)
+    assert jnp.array_equal(varied(1), varied(1))
+    assert not jnp.array_equal(varied(1), varied(2))
+    assert not jnp.array_equal(varied(1), varied(1, seed=1))
+    assert jnp.array_equal(varied(1, views=3), varied(4, seed=1, views=3))
+    assert not jnp.array_equal(varied(1, views=3), varied(2, views=3))
 
 
 def untrained(network):
@@ -136,6 +186,20 @@ def test_a_missing_label_is_masked_whatever_it_holds(label, other):
     ]
     assert terms[0][label] == terms[1][label]
     assert terms[0][label] != label_losses(outputs, batch, EVEN, SupervisionConfig())[label]
+
+
+def test_shares_of_raters_are_learnt_where_there_are_any():
+    labels = faces(3)["affectnet"] | {
+        "expression_valid": jnp.array([True, False, False]),
+        "soft_label": jnp.zeros((3, 8)).at[1, :2].set(0.5),
+        "soft_label_valid": jnp.array([False, True, False]),
+    }
+    target, has_target = supervision.expression_targets(labels, SupervisionConfig(soft_labels=True))
+    np.testing.assert_array_equal(target[:2], [[1, 0, 0, 0, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(has_target, [True, True, False])
+    target, has_target = supervision.expression_targets(labels, SupervisionConfig(label_smoothing=0.8))
+    np.testing.assert_allclose(target[0], [0.3, *[0.1] * 7], rtol=1e-6)
+    np.testing.assert_array_equal(has_target, [True, False, False])
 
 
 def test_faces_without_any_expression_teach_none():

@@ -77,6 +77,7 @@ def test_a_face_batch(prepared: Path) -> None:
         "valence_arousal": ((8, 2), "float32"),
         "valence_arousal_valid": ((8,), "bool"),
         "index": ((8,), "int64"),
+        "epoch": ((8,), "int32"),
     }
     number = batch["index"]
     np.testing.assert_allclose(batch["image"].mean(axis=(1, 2, 3)), 10 * number, atol=1)
@@ -95,6 +96,25 @@ def test_a_triplet_batch_ends_with_the_odd_face(prepared: Path) -> None:
     # Face 1 of 1, 2, 3 was named the odd one.
     np.testing.assert_allclose(levels, 10 * (batch["index"][:, None] + [1, 2, 0]), atol=1)
     np.testing.assert_array_equal(batch["kind"], batch["index"] % 3)
+    seen = {(face, round(level)) for face, level in zip(batch["faces"].flat, levels.flat, strict=True)}
+    assert len(seen) == len({face for face, _ in seen}) == len({level for _, level in seen})
+
+
+def test_what_is_held_out_is_never_learnt_and_is_all_that_is_evaluated(prepared: Path) -> None:
+    count = sum(loaders.class_counts(prepared))
+    batches = loaders.face_batches(prepared, batch_size=count, seed=0, hold_out=0.25)
+    learnt = {int(index) for _ in range(3) for index in next(batches)["index"]}
+    evaluated = loaders.face_eval_batches(prepared, batch_size=4, split="train", held_out=0.25)
+    held_out = [int(index) for batch in evaluated for index in batch["index"][batch["valid"]]]
+    assert len(held_out) == round(count / 4)
+    assert held_out == sorted({*range(count)} - learnt)
+
+
+def test_every_example_says_how_often_the_split_was_gone_through(prepared: Path) -> None:
+    batches = loaders.face_batches(prepared, batch_size=7, seed=0)
+    count = sum(loaders.class_counts(prepared))
+    epochs = np.concatenate([next(batches)["epoch"] for _ in range(-(-3 * count // 7))])[: 3 * count]
+    np.testing.assert_array_equal(epochs, np.repeat([0, 1, 2], count))
 
 
 def test_an_epoch_holds_every_face_once_and_the_next_comes_in_another_order(prepared: Path) -> None:
@@ -258,7 +278,7 @@ def test_windows_cut_all_arrays_alike() -> None:
     batches = loaders.window_batches(recordings(), window_frames=7, batch_size=4, seed=0)
     for _ in range(20):
         batch = next(batches)
-        assert batch.keys() == {"face", "waveform", "index"}
+        assert batch.keys() == {"face", "waveform", "index", "epoch"}
         assert batch["face"].shape == (4, 7)
         assert batch["waveform"].shape == (4, 7 * 640)
         assert (np.diff(batch["face"], axis=1) == 1).all()

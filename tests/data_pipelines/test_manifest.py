@@ -18,6 +18,7 @@ from data_pipelines.releases.manifest import (
     FACE_COLUMNS,
     clip_splits,
     face_splits,
+    has_votes,
     read_clips,
     read_faces,
 )
@@ -58,6 +59,21 @@ def test_the_picture_alone_is_enough(folder: Path) -> None:
     assert isinstance(face, Face)
     assert (face.key, face.image) == ("in/c d.png", folder / "in/c d.png")
     assert (face.box, face.expression, face.valence_arousal, face.landmarks, face.soft_label) == (None,) * 5
+
+
+def test_votes_of_raters_become_shares(folder: Path) -> None:
+    header = ",".join(["image", *(f"votes:{expression}" for expression in EXPRESSIONS)])
+    path = write(folder, header, "a.jpg,3,0,0,,1,0,0,0", "b.jpg", "in/c d.png,0.25,0.75")
+    first, without, last = read_faces(path, folder, "train")
+    assert isinstance(first, Face)
+    assert isinstance(without, Face)
+    assert isinstance(last, Face)
+    assert first.soft_label == (0.75, 0, 0, 0, 0.25, 0, 0, 0)
+    assert without.soft_label is None
+    assert last.soft_label == (0.25, 0.75, 0, 0, 0, 0, 0, 0)
+    assert has_votes(path)
+    assert not has_votes(write(folder, header, "a.jpg"))
+    assert reasons(faces(folder, header, "a.jpg,-1", "b.jpg,many")) == ["votes are not numbers from 0 on"] * 2
 
 
 def test_every_column_in_any_order(folder: Path) -> None:

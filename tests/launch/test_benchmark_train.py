@@ -10,7 +10,7 @@ import pytest
 
 from avemo.models.face import FaceConfig, FaceNetwork, init_variables
 from avemo.models.recurrent import Recurrent, RecurrentConfig, initial_carry
-from avemo.models.students import StudentConfig
+from avemo.models.resnet import ResNetConfig
 from avemo.stages import fusion, student, teacher
 from launch.benchmarks import hardware_peak, input_pipeline, scaling, train, workload
 from launch.benchmarks.collectives import Collective, by_kind, collectives, gradient_reductions
@@ -168,7 +168,7 @@ def test_contestants_take_turns_and_each_as_many_steps_as_fill_a_round():
 
 TINY = FaceConfig(
     image_size=24,
-    trunk=StudentConfig(widths=(4, 4), blocks=(1,)),
+    trunk=ResNetConfig(widths=(4, 4), blocks=(1,)),
     reduced_channels=4,
     dense_layers=0,
     growth=4,

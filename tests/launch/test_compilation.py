@@ -186,7 +186,7 @@ def test_the_whole_state_is_donated_and_the_teacher_is_not():
     even, mesh = np.ones(8, np.float32), data_mesh()
     state_of = lambda stage: jax.eval_shape(stage.init, stream_key(0, "init"))
     teaching = state_of(teacher.build(teacher.DEMO, even, 0)).variables
-    stage = student.build(student.DEMO, even, 0, teacher.DEMO.network, teaching)
+    stage = student.build(student.DEMO, even, 0, [(teacher.DEMO.network, teaching)])
     state = state_of(stage)
     faces = {
         "image": jax.ShapeDtypeStruct((8, 46, 46, 3), jnp.uint8),
@@ -194,8 +194,10 @@ def test_the_whole_state_is_donated_and_the_teacher_is_not():
         "expression_valid": jax.ShapeDtypeStruct((8,), bool),
         "valence_arousal": jax.ShapeDtypeStruct((8, 2), jnp.float32),
         "valence_arousal_valid": jax.ShapeDtypeStruct((8,), bool),
+        "index": jax.ShapeDtypeStruct((8,), jnp.int32),
+        "epoch": jax.ShapeDtypeStruct((8,), jnp.int32),
     }
-    lowered = jit_step(stage, mesh, state_sharding(mesh, state)).lower(state, {"affectnet": faces}, teaching)
+    lowered = jit_step(stage, mesh, state_sharding(mesh, state)).lower(state, {"affectnet": faces}, (teaching,))
     memory = lowered.compile().memory_analysis()
     size_of = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     assert memory.alias_size_in_bytes == pytest.approx(size_of(state), rel=0.01)

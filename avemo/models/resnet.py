@@ -1,8 +1,6 @@
-"""A compact residual trunk for distilled students.
+"""A compact residual network (He et al. 2016) of plain 3×3 convolutions: what runs fastest on CPUs for what it knows.
 
-Our choice throughout: the paper distils its teacher into a network of the teacher's own architecture, and
-that is what the `paper` preset of `avemo.stages.student` does. This trunk is for whoever wants the student to be small
-and fast. Plain 3×3 convolutions only, since depthwise ones are slow where XLA compiles for CPUs.
+Stem and stages are our choice.
 """
 
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from avemo.models.layers import ConvNorm, DType
 
 
 @dataclass(frozen=True)
-class StudentConfig:
+class ResNetConfig:
     """Size of the trunk.
 
     Attributes:
@@ -38,6 +36,10 @@ class StudentConfig:
         """Side of the trunk's map for a square image."""
         return -(-image_size // 2 ** len(self.widths))
 
+    def trunk(self, dtype: DType, name: str) -> nn.Module:
+        """The trunk as a module."""
+        return ResNetTrunk(self, dtype, name=name)
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut (He et al. 2016), the first one optionally with stride 2.
@@ -57,14 +59,14 @@ class ResidualBlock(nn.Module):
         """Map BxHxWxC to BxhxwxF, h = ⌈H / stride⌉."""
         conv = partial(ConvNorm, self.features, padding="SAME", dtype=self.dtype)
         residual = conv((3, 3), self.stride, name="conv_1")(maps_BxHxWxC, train)
-        residual = conv((3, 3), relu=False, name="conv_2")(residual, train)
+        residual = conv((3, 3), activation=None, name="conv_2")(residual, train)
         shortcut = maps_BxHxWxC
         if self.stride != 1 or shortcut.shape[-1] != self.features:
-            shortcut = conv((1, 1), self.stride, relu=False, name="shortcut")(shortcut, train)
+            shortcut = conv((1, 1), self.stride, activation=None, name="shortcut")(shortcut, train)
         return nn.relu(shortcut + residual)
 
 
-class StudentTrunk(nn.Module):
+class ResNetTrunk(nn.Module):
     """A stem of one 3×3 convolution and a few stages of residual blocks.
 
     Attributes:
@@ -72,7 +74,7 @@ class StudentTrunk(nn.Module):
         dtype: Compute dtype.
     """
 
-    config: StudentConfig
+    config: ResNetConfig
     dtype: DType = "float32"
 
     @nn.compact

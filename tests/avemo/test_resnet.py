@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avemo.models.students import ResidualBlock, StudentConfig, StudentTrunk
+from avemo.models.resnet import ResidualBlock, ResNetConfig, ResNetTrunk
 
 
 @pytest.mark.parametrize("size", [48, 47, 33, 1])
 def test_map_size_foretells_the_map(size):
-    config = StudentConfig(widths=(4, 8, 16), blocks=(2, 1))
+    config = ResNetConfig(widths=(4, 8, 16), blocks=(2, 1))
     images = jnp.zeros((2, size, size, 3))
-    out = jax.eval_shape(lambda: StudentTrunk(config).init_with_output(jax.random.key(0), images, train=False)[0])
+    out = jax.eval_shape(lambda: ResNetTrunk(config).init_with_output(jax.random.key(0), images, train=False)[0])
     assert out.shape == (2, config.map_size(size), config.map_size(size), 16)
 
 
@@ -27,4 +27,4 @@ def test_a_block_whose_residual_is_silenced_passes_its_input_on():
 @pytest.mark.parametrize("wrong", [{"widths": ()}, {"widths": (8, 0)}, {"blocks": (1, 1)}, {"blocks": (1, 0, 1)}])
 def test_impossible_sizes_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        StudentConfig(**wrong)
+        ResNetConfig(**wrong)
