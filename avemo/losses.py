@@ -12,6 +12,10 @@ TRIPLET_MARGINS = (0.1, 0.2, 0.2)
 """Margin per triplet type, in the order of `labels.TRIPLET_KINDS` (Vemulapalli & Agarwala 2019, sec. 4)."""
 
 
+SMALLEST_SQUARED_DISTANCE = 1e-12
+"""Squared distances below this count as this: a root's gradient grows beyond all bounds towards zero."""
+
+
 def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
     """Mean of the values whose mask is True; 0 where there is none. A masked value may even be NaN."""
     kept = jnp.where(mask, values.astype(jnp.float32), 0.0)
@@ -97,12 +101,12 @@ def distance_relation_loss(student_BxD: Float[Array, "B D"], teacher_BxE: Float[
 
 
 def _relative_distances(embeddings_BxD: Array) -> Array:
-    """Distances of all pairs over their mean; the diagonal is 0 and has no gradient."""
+    """Distances of all pairs over their mean; where there is hardly any, as on the diagonal, there is no gradient."""
     embeddings_BxD = embeddings_BxD.astype(jnp.float32)
     squared_BxB = jnp.square(embeddings_BxD[:, None] - embeddings_BxD[None]).sum(-1)
-    apart_BxB = squared_BxB > 0
-    distances_BxB = jnp.where(apart_BxB, jnp.sqrt(jnp.where(apart_BxB, squared_BxB, 1.0)), 0.0)
-    return distances_BxB / jnp.maximum(masked_mean(distances_BxB, apart_BxB), 1e-12)
+    distances_BxB = jnp.sqrt(jnp.maximum(squared_BxB, SMALLEST_SQUARED_DISTANCE))
+    pairs_BxB = ~jnp.eye(len(distances_BxB), dtype=bool)
+    return jnp.where(pairs_BxB, distances_BxB / masked_mean(distances_BxB, pairs_BxB), 0.0)
 
 
 def angle_relation_loss(student_BxD: Float[Array, "B D"], teacher_BxE: Float[Array, "B E"]) -> Float[Array, " B"]:

@@ -23,6 +23,7 @@ import simplejpeg
 from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
 from data_pipelines.records import Records, open_split, prepared_folder, read_metadata
+from data_pipelines.taught import Taught
 
 FaceSet = Literal["affectnet", "faces"]
 """Prepared datasets of labelled faces: AffectNet's, and people's own."""
@@ -74,6 +75,7 @@ def face_batches(
     name: FaceSet = "affectnet",
     split: str = "train",
     hold_out: float = 0.0,
+    taught: Sequence[Taught] = (),
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -87,6 +89,7 @@ def face_batches(
         name: Which dataset.
         split: "train" or "validation".
         hold_out: Share of the faces that is left out; always the same ones.
+        taught: What teachers said of these faces.
         shard_index: Which part of every batch this host takes.
         shard_count: How many hosts share the batches.
         threads: Threads that read and decode.
@@ -95,14 +98,16 @@ def face_batches(
         An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "expression" int32 B (zero where missing),
         "expression_valid" bool B, "valence_arousal" float32 B×2 (zeros where missing), "valence_arousal_valid" bool B,
         "index" int64 B (position in the split), "epoch" int32 B (how often the split was gone through before). Where
-        the dataset has shares of raters also "soft_label" float32 B×8 and "soft_label_valid" bool B.
+        the dataset has shares of raters also "soft_label" float32 B×8 and "soft_label_valid" bool B; with teachers
+        "taught", a tuple of dicts of float32 B×D.
 
     Raises:
         DataError: The dataset isn't prepared.
     """
     source = _faces(open_split(data_dir, name, split))
     source = replace(source, positions=_parts(source.positions, hold_out)[0])
-    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads)
+    add = functools.partial(_with_taught, taught, "index")
+    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads, add)
 
 
 def face_eval_batches(
@@ -126,12 +131,32 @@ def face_eval_batches(
     return _evaluation_iterator(source, batch_size, shard_index, shard_count, threads)
 
 
+def picture_batches(
+    data_dir: Path, name: str, *, batch_size: int, shard_index: int = 0, shard_count: int = 1, threads: int = 4
+) -> Iterator[dict[str, np.ndarray]]:
+    """All faces of a training split once, without their labels; `name` is "fec" or a `FaceSet`.
+
+    Yields:
+        "image" uint8 B×H×W×3 (RGB), "index" int64 B (position in the split), "valid" bool B, as `face_eval_batches`.
+    """
+    records = open_split(data_dir, _FEC_PARTS[0] if name == "fec" else name, "train")
+    features = _Features(records, ("image",))
+
+    def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
+        (jpegs,) = features.read(indices)
+        return {"image": _decode(jpegs), "index": np.array(indices, np.int64)}
+
+    source = _Source(np.arange(len(records)), load)
+    return _evaluation_iterator(source, batch_size, shard_index, shard_count, threads)
+
+
 def triplet_batches(
     data_dir: Path,
     *,
     batch_size: int,
     seed: int,
     split: str = "train",
+    taught: Sequence[Taught] = (),
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -143,6 +168,7 @@ def triplet_batches(
         batch_size: Triplets per batch (B), on this host.
         seed: Determines the order.
         split: "train" or "test".
+        taught: What teachers said of FEC's faces.
         shard_index: Which part of every batch this host takes.
         shard_count: How many hosts share the batches.
         threads: Threads that read and decode.
@@ -150,13 +176,16 @@ def triplet_batches(
     Returns:
         An iterator over dicts: "image" uint8 B×3×H×W×3 (RGB; the odd one out comes last), "kind" int32 B
         (position in `avemo.labels.TRIPLET_KINDS`), "index" int64 B (position in the split), "faces" int64 B×3
-        (positions of the three among the faces), "epoch" int32 B (how often the split was gone through before).
+        (positions of the three among the faces), "epoch" int32 B (how often the split was gone through before). With
+        teachers also "taught", a tuple of dicts of float32 B×3×D.
 
     Raises:
         DataError: FEC isn't prepared, its triplets weren't made for its faces.
     """
     source = _triplets(data_dir, split)
-    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads)
+
+    add = functools.partial(_with_taught, taught, "faces")
+    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads, add)
 
 
 def triplet_eval_batches(
@@ -310,6 +339,17 @@ def _triplets(data_dir: Path, split: str) -> _Source:
     return _Source(np.arange(len(triplets)), load)
 
 
+def _with_taught(taught: Sequence[Taught], faces: str, batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch with what teachers said of those faces whose positions it has under that name."""
+    if not taught:
+        return batch
+    positions = batch[faces]
+    epochs = np.broadcast_to(batch["epoch"].reshape(-1, *[1] * (positions.ndim - 1)), positions.shape)
+    said = (teacher.read(positions.reshape(-1), epochs.reshape(-1)) for teacher in taught)
+    shaped = lambda rows: rows.reshape(*positions.shape, -1)
+    return batch | {"taught": tuple({name: shaped(rows) for name, rows in each.items()} for each in said)}
+
+
 class _Features:
     """Some features of records, by position, kept in memory once they were read, pictures encoded as they are.
 
@@ -351,6 +391,7 @@ def _training_iterator(
     shard_index: int,
     shard_count: int,
     threads: int,
+    add: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
 ) -> grain.DatasetIterator:
     """Batches without end: batch k of all hosts together is made of examples k·B … (k + 1)·B − 1 of successive epochs.
 
@@ -362,6 +403,7 @@ def _training_iterator(
         shard_index: Which host this is.
         shard_count: How many there are.
         threads: Threads that load.
+        add: Gives a batch with its "epoch" something more.
     """
 
     @functools.lru_cache(maxsize=2)
@@ -370,11 +412,11 @@ def _training_iterator(
 
     per_epoch = len(epoch(0))
 
-    def batch(number: int) -> dict[str, np.ndarray]:
+    def batch(number: int) -> dict[str, Any]:
         places = (number * shard_count + shard_index) * batch_size + np.arange(batch_size)
         epochs, positions = np.divmod(places, per_epoch)
         parts = [epoch(which)[positions[epochs == which]] for which in range(epochs[0], epochs[-1] + 1)]
-        return load(np.concatenate(parts).tolist()) | {"epoch": epochs.astype(np.int32)}
+        return add(load(np.concatenate(parts).tolist()) | {"epoch": epochs.astype(np.int32)})
 
     # Grain's own order takes 16 µs for each record, during which no thread can do anything else.
     return iter(grain.MapDataset.range(_ENDLESS).map(batch).to_iter_dataset(_read_options(threads)))

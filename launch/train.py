@@ -1,8 +1,9 @@
 """`avemo train {teacher,student,fusion}`: put data, stage and loop together."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import jax
@@ -20,6 +21,7 @@ from avemo.training import Stage
 from data_pipelines import loaders
 from data_pipelines.loaders import ClipSet, FaceSet
 from data_pipelines.records import open_split
+from data_pipelines.taught import Taught
 from launch.checkpoints import Checkpoints
 from launch.embeddings import Embedder, embed_recordings, face_embedder
 from launch.errors import LaunchError
@@ -38,12 +40,19 @@ from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
 from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
+from launch.teacher_cache import cached_teacher
 
-Preset = Literal["demo", "small", "paper"]
+Preset = Literal["demo", "small", "mobile", "densenet", "paper"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "teacher": {"demo": teacher.DEMO, "small": teacher.SMALL, "paper": teacher.PAPER},
-    "student": {"demo": student.DEMO, "small": student.SMALL, "paper": student.PAPER},
+    "student": {
+        "demo": student.DEMO,
+        "small": student.SMALL,
+        "mobile": student.MOBILE,
+        "densenet": student.DENSENET,
+        "paper": student.PAPER,
+    },
     "fusion": {"demo": fusion.DEMO, "paper": fusion.PAPER},
 }
 """What `--preset` starts from, by stage."""
@@ -135,11 +144,19 @@ class TrainStudent(FaceRun):
     Attributes:
         teacher: run of the teacher, or of several; another student's run serves for the second step of
             self-distillation.
+        cache_teacher: run each teacher once over all faces in all their --views, keep what it says beside the data, and
+            learn from that: the first student pays for it, later ones train as fast as without a teacher.
         config: the training itself.
     """
 
     teacher: tuple[Path, ...] = tyro.MISSING
     config: Annotated[Distillation, arg(name="")] = student.PAPER
+    cache_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_teacher and not self.config.views:
+            raise ValueError("--cache-teacher needs a number of ways to vary each face: add, for instance, --views 10")
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
@@ -152,7 +169,14 @@ class TrainStudent(FaceRun):
             stage = student.build(config, weights, self.seed, teachers)
         except ValueError as error:
             raise LaunchError(f"{', '.join(map(str, self.teacher))} can't teach this student: {error}") from error
-        train_faces(self, mesh, record, config, stage)
+        if not self.cache_teacher:
+            train_faces(self, mesh, record, config, stage)
+            return
+        taught = {
+            name: [cached_teacher(self.data, name, *teacher, config, mesh) for teacher in teachers]
+            for name in corpora(self)
+        }
+        train_faces(self, mesh, record, config, stage._replace(frozen=((),)), taught)
 
 
 @dataclass(frozen=True)
@@ -216,8 +240,18 @@ class TrainFusion(Run):
         )
 
 
-def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTraining, stage: Stage) -> None:
-    """What teacher and student have in common: faces in, figures on labelled faces and on FEC out."""
+def train_faces(
+    run: FaceRun,
+    mesh: Mesh,
+    record: RunRecord,
+    config: FaceTraining,
+    stage: Stage,
+    taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+) -> None:
+    """What teacher and student have in common: faces in, figures on labelled faces and on FEC out.
+
+    `taught` is what teachers said of the faces of each corpus.
+    """
     for corpus in record.inputs.keys() & {run.faces, "fec"}:
         check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
@@ -226,11 +260,18 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
     share: Any = {"seed": run.seed} | host_share()
     streams = {
         "affectnet": loaders.face_batches(
-            run.data, batch_size=config.batch_size // hosts, name=run.faces, hold_out=run.hold_out, **share
+            run.data,
+            batch_size=config.batch_size // hosts,
+            name=run.faces,
+            hold_out=run.hold_out,
+            taught=taught.get(run.faces, ()),
+            **share,
         )
     }
     if config.triplet_batch_size:
-        streams["fec"] = loaders.triplet_batches(run.data, batch_size=config.triplet_batch_size // hosts, **share)
+        streams["fec"] = loaders.triplet_batches(
+            run.data, batch_size=config.triplet_batch_size // hosts, taught=taught.get("fec", ()), **share
+        )
     if not run.hold_out:
         open_split(run.data, run.faces, "validation")  # if there is none, it is told now, not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
@@ -259,9 +300,13 @@ def train_faces(run: FaceRun, mesh: Mesh, record: RunRecord, config: FaceTrainin
 
 def face_inputs(run: TrainTeacher | TrainStudent) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from, by the name of the dataset."""
-    names = (run.faces, "fec") if run.config.triplet_batch_size else (run.faces,)
     held_out = {"hold_out": run.hold_out} if run.hold_out else {}
-    return {name: loaders.fingerprint(run.data, name) for name in names} | held_out
+    return {name: loaders.fingerprint(run.data, name) for name in corpora(run)} | held_out
+
+
+def corpora(run: TrainTeacher | TrainStudent) -> tuple[str, ...]:
+    """The names of the datasets that a face network learns from."""
+    return (run.faces, "fec") if run.config.triplet_batch_size else (run.faces,)
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:

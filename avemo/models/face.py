@@ -143,6 +143,12 @@ def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> Any:
 PAPER_TEACHER = FaceConfig()
 """The paper's teacher. 15,555,626 parameters; one image takes 2.02 GFLOPs (two per multiply-add)."""
 
+MOBILE_STUDENT = FaceConfig(trunk=MobileNetConfig("large"), reduced_channels=128, dense_layers=0)
+"""MobileNetV3-Large for the teacher's pictures (our choice). 3,117,146 parameters, 202 MFLOPs."""
+
+DENSENET_STUDENT = FaceConfig(trunk=DenseNetConfig(), reduced_channels=128, dense_layers=0)
+"""DenseNet-121 for the teacher's pictures (our choice). 7,107,242 parameters, 2.04 GFLOPs."""
+
 SMALL_TEACHER = FaceConfig(
     image_size=48,
     trunk=InceptionResNetConfig(width=0.1875, blocks=(1, 2), stem_pool=False),

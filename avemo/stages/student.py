@@ -17,7 +17,15 @@ import numpy as np
 import optax
 
 from avemo import losses
-from avemo.models.face import DEMO_STUDENT, SMALL_STUDENT, FaceConfig, FaceNetwork, init_variables
+from avemo.models.face import (
+    DEMO_STUDENT,
+    DENSENET_STUDENT,
+    MOBILE_STUDENT,
+    SMALL_STUDENT,
+    FaceConfig,
+    FaceNetwork,
+    init_variables,
+)
 from avemo.stages.supervision import (
     FaceTraining,
     Outputs,
@@ -98,7 +106,7 @@ def build(
         config: the distillation.
         class_weights_K: from `supervision.class_weights`.
         seed: that of the run.
-        teachers: networks and their variables.
+        teachers: networks and their variables; these are not read where batches bring along what the teachers say.
 
     Raises:
         ValueError: the student can't see what a teacher sees: their image sizes differ.
@@ -154,7 +162,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the student from labels and from the teachers' outputs on the same augmented faces."""
     images = training_faces(batch, config, seed, config.views)
-    taught = [
+    taught = kept_outputs(batch) or [
         in_pieces(partial(teach, teacher, variables), images, config.accumulate)[0]
         for teacher, variables in zip(teachers, teacher_variables, strict=True)
     ]
@@ -176,6 +184,18 @@ def teach(teacher: FaceNetwork, variables: Any, images: jax.Array, _: Any) -> tu
     """What a teacher says of faces; nothing else comes of it."""
     outputs: Any = teacher.apply(variables, images, train=False)
     return heads(outputs), {}
+
+
+def kept_outputs(batch: Batch) -> list[Outputs]:
+    """What each teacher said of the faces of `training_faces` where the batch brings it along; else nothing."""
+    if "taught" not in batch["affectnet"]:
+        return []
+    of_triplets = batch["fec"]["taught"] if "fec" in batch else [{}] * len(batch["affectnet"]["taught"])
+    join = lambda rows, more: rows if more is None else jnp.concatenate([rows, more.reshape(-1, *rows.shape[1:])])
+    return [
+        {name: join(rows, fec.get(name)) for name, rows in affectnet.items()}
+        for affectnet, fec in zip(batch["affectnet"]["taught"], of_triplets, strict=True)
+    ]
 
 
 def imitation_losses(
@@ -219,6 +239,12 @@ def comparable(outputs: Outputs, batch: Batch) -> jax.Array:
 
 PAPER = Distillation()
 """`avemo train student --preset paper`: the paper's self-distillation, the student a network like its teacher."""
+
+MOBILE = Distillation(network=MOBILE_STUDENT)
+"""`avemo train student --preset mobile`: a student of the paper's teacher with 1/10 of its operations."""
+
+DENSENET = Distillation(network=DENSENET_STUDENT)
+"""`avemo train student --preset densenet`: a student of the paper's teacher with half of its parameters."""
 
 SMALL = Distillation(
     network=SMALL_STUDENT,

@@ -22,6 +22,9 @@ from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_st
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
 
+VIEWS_SEED = 0
+"""Seeds the augmentation where there is a number of views, the same ones in every run."""
+
 KEPT_BY_REMAT = ("conv_general_dilated", "dot_general", "reduce_sum")
 """JAX's names of convolutions, matrix products, and sums such as BatchNorm's over the batch."""
 
@@ -114,7 +117,8 @@ def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0
         views: if positive, a face is varied in so many ways only, one epoch after the other, the same with every seed.
     """
     labelled = batch["affectnet"]
-    images, keys = labelled["image"], _view_keys("affectnet", labelled["index"], labelled["epoch"], seed, views)
+    images = labelled["image"]
+    keys = _view_keys("affectnet", labelled["index"], labelled["epoch"], seed, views)
     if "fec" in batch:
         triplets = batch["fec"]
         epoch = jnp.repeat(triplets["epoch"], 3)
@@ -123,11 +127,30 @@ def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0
     return augment(keys, images, config.network.image_size, config.augment)
 
 
+def vary(corpus: str, images: jax.Array, view_B: jax.Array, face_B: jax.Array, config: FaceTraining) -> jax.Array:
+    """Faces of one corpus ("affectnet" or "fec") as `training_faces` varies them where it has a number of views.
+
+    Args:
+        corpus: whose faces; people's own count as AffectNet's.
+        images: the faces.
+        view_B: which of the views.
+        face_B: their places in the dataset.
+        config: size and augmentation.
+    """
+    keys = _keys(corpus, VIEWS_SEED, face_B, view_B)
+    return augment(keys, images, config.network.image_size, config.augment)
+
+
 def _view_keys(corpus: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:
-    """The key of each face's augmentation."""
-    key = stream_key(0 if views else seed, f"augment {corpus}")
-    fold = lambda face, epoch: jax.random.fold_in(jax.random.fold_in(key, face), epoch)
-    return jax.vmap(fold)(face_B, epoch_B % views if views else epoch_B)
+    """The key of each face's augmentation in an epoch."""
+    if views:
+        return _keys(corpus, VIEWS_SEED, face_B, epoch_B % views)
+    return _keys(corpus, seed, face_B, epoch_B)
+
+
+def _keys(corpus: str, seed: int, face_B: jax.Array, view_B: jax.Array) -> jax.Array:
+    key = stream_key(seed, f"augment {corpus}")
+    return jax.vmap(lambda face, view: jax.random.fold_in(jax.random.fold_in(key, face), view))(face_B, view_B)
 
 
 def forward(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avemo.augment import AugmentConfig
-from avemo.losses import TRIPLET_MARGINS
+from avemo.losses import SMALLEST_SQUARED_DISTANCE, TRIPLET_MARGINS
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
 from avemo.stages.supervision import FaceTraining
@@ -127,8 +127,9 @@ def student_step(
 def relative_distances(embeddings_BxD: Tensor) -> Tensor:
     """Distances of all pairs over their mean, as in `avemo.losses.distance_relation_loss`."""
     squared_BxB = (embeddings_BxD[:, None] - embeddings_BxD[None]).square().sum(-1)
-    distances_BxB = torch.where(squared_BxB > 0, squared_BxB.clamp(min=1e-30).sqrt(), 0)
-    return distances_BxB / masked_mean(distances_BxB, squared_BxB > 0)
+    pairs_BxB = ~torch.eye(len(squared_BxB), dtype=torch.bool, device=squared_BxB.device)
+    distances_BxB = squared_BxB.clamp(min=SMALLEST_SQUARED_DISTANCE).sqrt()
+    return torch.where(pairs_BxB, distances_BxB / masked_mean(distances_BxB, pairs_BxB), 0)
 
 
 def fusion_step(network: nn.Module, config: FusionTraining, wrapper: Wrapper = as_it_is) -> Step:

@@ -9,6 +9,8 @@ import pytest
 from avemo.models.face import (
     DEMO_STUDENT,
     DEMO_TEACHER,
+    DENSENET_STUDENT,
+    MOBILE_STUDENT,
     PAPER_TEACHER,
     SMALL_STUDENT,
     SMALL_TEACHER,
@@ -68,6 +70,8 @@ def test_paper_teacher_has_the_papers_shapes():
     ("config", "parameters", "mflops"),
     [
         (PAPER_TEACHER, 15_555_626, 2020),
+        (MOBILE_STUDENT, 3_117_146, 202),
+        (DENSENET_STUDENT, 7_107_242, 2040),
         (SMALL_TEACHER, 376_450, 14.3),
         (SMALL_STUDENT, 83_778, 2.7),
         (DEMO_TEACHER, 329_946, 8.3),
@@ -80,6 +84,25 @@ def test_presets_cost_what_their_docstrings_say(config, parameters, mflops):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == parameters
     lowered = jax.jit(lambda v, x: network.apply(v, x, train=False)).lower(shapes, images(config, batch=1))
     assert lowered.cost_analysis()["flops"] == pytest.approx(mflops * 1e6, rel=0.03)
+
+
+def test_a_student_may_look_at_less_of_the_same_face():
+    config = dataclasses.replace(TINY, resolution=TINY.image_size // 2)
+    network = FaceNetwork(config)
+    faces = images(config)
+    variables = jax.jit(lambda: init_variables(network, jax.random.key(0)))()
+    halved = jax.image.resize(faces.astype(jnp.float32), (len(faces), *(config.input_size,) * 2, 3), "linear")
+    expected = FaceNetwork(dataclasses.replace(config, image_size=config.input_size, resolution=None)).apply(
+        variables, halved, train=False
+    )
+    found = network.apply(variables, faces, train=False)
+    np.testing.assert_allclose(found["expression"], expected["expression"], atol=1e-4)
+
+
+@pytest.mark.parametrize("resolution", [0, 10_000])
+def test_a_resolution_it_does_not_have_is_refused(resolution):
+    with pytest.raises(ValueError, match="resolution is"):
+        dataclasses.replace(TINY, resolution=resolution)
 
 
 def test_images_are_standardised_as_facenet_does():

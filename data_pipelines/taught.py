@@ -1,0 +1,73 @@
+"""What a teacher said of prepared faces, kept beside them, so that students learn without running it.
+
+`<data>/taught/<corpus>/<key>/view-<v>.array_record` holds a record for each face of the training split, in its order:
+the teacher's outputs on that face as it is varied the v-th way, float32 numbers one after the other. `key` is a digest
+of all they depend on, so that what another teacher said, or of other faces, is never read.
+"""
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+
+@dataclass(frozen=True)
+class Taught:
+    """One teacher's outputs on the faces of one corpus.
+
+    Attributes:
+        folder: Where they lie.
+        sizes: How many numbers each output has, by name, in the order in which they are written.
+        views: In how many ways the faces are varied.
+    """
+
+    folder: Path
+    sizes: Mapping[str, int]
+    views: int
+
+    @classmethod
+    def beside(cls, data_dir: Path, corpus: str, key: str, sizes: Mapping[str, int], views: int) -> "Taught":
+        """Those of a key, written or not, in the folder of prepared datasets."""
+        return cls(data_dir / "taught" / corpus / key, sizes, views)
+
+    def missing_views(self) -> list[int]:
+        """The views that aren't written yet."""
+        return [view for view in range(self.views) if not self._path(view).exists()]
+
+    def write(self, view: int, outputs: Mapping[str, np.ndarray]) -> None:
+        """Write a view: the outputs on all faces, in order. A part of it is never taken for all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self._path(view).with_suffix(".partial")
+        writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
+        for row in np.concatenate([np.asarray(outputs[name], "<f4") for name in self.sizes], axis=1):
+            writer.write(row.tobytes())
+        writer.close()
+        partial.replace(self._path(view))
+
+    def read(self, faces_B: np.ndarray, epochs_B: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs on some faces as varied in some epochs, float32 B×D each, by name."""
+        views_B = epochs_B % self.views
+        rows = np.empty((len(faces_B), sum(self.sizes.values())), np.float32)
+        for view in np.unique(views_B):
+            chosen = np.flatnonzero(views_B == view)
+            records = self._source(int(view)).__getitems__(faces_B[chosen].tolist())
+            rows[chosen] = [np.frombuffer(record, "<f4") for record in records]
+        ends = np.cumsum([*self.sizes.values()])[:-1]
+        return dict(zip(self.sizes, np.split(rows, ends, axis=1), strict=True))
+
+    def _source(self, view: int) -> ArrayRecordDataSource:
+        return _open(os.fspath(self._path(view)))
+
+    def _path(self, view: int) -> Path:
+        return self.folder / f"view-{view:03d}.array_record"
+
+
+@functools.cache
+def _open(path: str) -> ArrayRecordDataSource:
+    """A file stays open, for all threads."""
+    return ArrayRecordDataSource([path])

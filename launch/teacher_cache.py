@@ -1,0 +1,94 @@
+"""Runs a teacher once over every way that faces are varied, for `avemo train student --cache-teacher`."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from avemo.labels import DIMENSIONS, EXPRESSIONS
+from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.stages.student import Distillation, teach
+from avemo.stages.supervision import vary
+from data_pipelines import loaders
+from data_pipelines.taught import Taught
+from launch.hosts import from_first_host, host_share, is_first_host
+from launch.mesh import put_batch, replicated
+
+FACES_PER_CALL = 256
+"""Faces in one call of the teacher, per device; it has no influence on the result."""
+
+
+def cached_teacher(
+    data: Path, name: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh
+) -> Taught:
+    """What a teacher says of a corpus' training faces in each of their views; what isn't there yet is written.
+
+    Args:
+        data: folder of the prepared corpora.
+        name: the labelled faces' ("affectnet" or "faces"), or "fec".
+        network: the teacher's.
+        variables: the teacher's.
+        config: the distillation; says how faces are varied.
+        mesh: the devices.
+    """
+    sizes = {
+        "embedding": network.embedding_size,
+        "triplet": network.triplet_size,
+        "expression": len(EXPRESSIONS),
+        "valence_arousal": len(DIMENSIONS),
+    }
+    key = _key(loaders.fingerprint(data, name), network, variables, config)
+    taught = Taught.beside(data, name, key, sizes, config.views)
+    say = _speaker(name, network, variables, config, mesh)
+    for view in taught.missing_views():
+        outputs = _all_outputs(data, name, partial(say, view), mesh, f"teacher on {name}, view {view + 1}")
+        if is_first_host():
+            taught.write(view, outputs)
+    from_first_host(lambda: True)  # nobody reads before all is written
+    return taught
+
+
+def _key(faces: str, network: FaceConfig, variables: Any, config: Distillation) -> str:
+    """A digest of the faces, the teacher, and the way that faces are varied."""
+    what = [faces, asdict(network), config.network.image_size, asdict(config.augment)]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(jax.device_get(variables)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _speaker(name: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh) -> Callable[..., Any]:
+    """(view, batch of faces) -> the teacher's outputs, and which face each is of."""
+    variables = jax.device_put(variables, replicated(mesh))
+    corpus = "fec" if name == "fec" else "affectnet"
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def say(variables: Any, view: int, batch: Any) -> Any:
+        images = vary(corpus, batch["image"], jnp.full_like(batch["index"], view), batch["index"], config)
+        outputs, _ = teach(FaceNetwork(network), variables, images, None)
+        return outputs, batch["index"]
+
+    return partial(say, variables)
+
+
+def _all_outputs(data: Path, name: str, say: Callable[[Any], Any], mesh: Mesh, description: str) -> dict[str, Any]:
+    """The teacher's outputs on all faces of a corpus, in order."""
+    size = FACES_PER_CALL * mesh.size
+    batches = loaders.picture_batches(data, name, batch_size=size // jax.process_count(), **host_share())
+    said, places = [], []
+    for batch in tqdm(batches, desc=description, unit="batch", disable=not is_first_host()):
+        outputs, index = jax.device_get(say(put_batch(mesh, {key: batch[key] for key in ("image", "index")})))
+        said.append(outputs)
+        places.append(index)
+    # The last batch repeats faces, and hosts take turns: every face once, in order.
+    _, first = np.unique(np.concatenate(places), return_index=True)
+    return {key: np.concatenate([outputs[key] for outputs in said])[first] for key in said[0]}

@@ -1,0 +1,93 @@
+"""`--cache-teacher`: what a teacher said is kept beside the data, and teaches as the teacher itself would."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import avemo
+from test_chain import FACES, TEACHER
+
+from data_pipelines.taught import Taught
+from launch import teacher_cache
+
+STUDENT = [*FACES, "--steps", "3", "--network.trunk.widths", "8", "8", "8", "8", "--views", "2"]
+
+
+@pytest.fixture(scope="module")
+def teachers(tiny, tmp_path_factory):
+    """Two that differ in their seed."""
+    root = tmp_path_factory.mktemp("teachers")
+    for seed in (0, 1):
+        avemo("train", "teacher", "--data", tiny.data, "--out", root / str(seed), *TEACHER, "--seed", seed)
+    return root / "0", root / "1"
+
+
+def train(tiny, out, teachers, *options):
+    avemo("train", "student", "--data", tiny.data, "--out", out, "--teacher", *teachers, *STUDENT, *options)
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [{name: line[name] for name in ("loss", "soft_targets", "distances")} for line in lines if "loss" in line]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Which views each teacher was run over."""
+    found = []
+    keep = Taught.write
+    monkeypatch.setattr(Taught, "write", lambda self, view, outputs: (found.append(view), keep(self, view, outputs)))
+    return found
+
+
+def test_it_teaches_as_the_teachers_themselves(tiny, teachers, tmp_path, passes):
+    online = train(tiny, tmp_path / "online", teachers)
+    cached = train(tiny, tmp_path / "cached", teachers, "--cache-teacher")
+    assert sorted(passes) == [0, 0, 0, 0, 1, 1, 1, 1]  # two corpora, two teachers, two views
+    for mine, theirs in zip(cached, online, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+def test_a_later_student_runs_no_teacher_and_more_views_only_the_new_ones(tiny, teachers, tmp_path, passes):
+    train(tiny, tmp_path / "first", teachers[:1], "--cache-teacher")
+    passes.clear()
+    train(tiny, tmp_path / "second", teachers[:1], "--cache-teacher", "--seed", "5", "--soft-target-weight", "0.5")
+    assert passes == []
+    train(tiny, tmp_path / "third", teachers[:1], "--cache-teacher", "--views", "3")
+    assert passes == [2, 2]
+
+
+def test_another_teacher_other_faces_or_another_variation_are_said_anew(tiny, teachers, tmp_path, passes):
+    train(tiny, tmp_path / "first", teachers[:1], "--cache-teacher")
+    passes.clear()
+    train(tiny, tmp_path / "varied", teachers[:1], "--cache-teacher", "--augment.grey", "0.5")
+    assert sorted(passes) == [0, 0, 1, 1]
+
+
+def test_the_key_follows_every_number_of_the_teacher(teachers):
+    from avemo.models.face import DEMO_TEACHER
+    from avemo.stages.student import DEMO
+
+    variables = {"params": {"a": np.zeros(3, np.float32)}}
+    changed = jax.tree.map(lambda leaf: leaf + np.eye(1, 3, 1, dtype=np.float32)[0] * 1e-6, variables)
+    keys = [teacher_cache._key("f", DEMO_TEACHER, each, DEMO) for each in (variables, changed, variables)]
+    assert keys[0] == keys[2] != keys[1]
+    assert teacher_cache._key("g", DEMO_TEACHER, variables, DEMO) != keys[0]
+
+
+def test_a_view_that_was_half_written_is_written_again(tmp_path):
+    taught = Taught(tmp_path, {"a": 2, "b": 1}, views=2)
+    outputs = {"a": np.arange(8.0).reshape(4, 2), "b": 10 + np.arange(4.0)[:, None]}
+    taught.write(1, outputs)
+    (tmp_path / "view-000.partial").write_bytes(b"half")
+    assert taught.missing_views() == [0]
+    taught.write(0, {name: -values for name, values in outputs.items()})
+    assert taught.missing_views() == []
+    found = taught.read(np.array([3, 0, 3]), np.array([1, 2, 4]))
+    np.testing.assert_array_equal(found["a"], [[6, 7], [0, -1], [-6, -7]])
+    np.testing.assert_array_equal(found["b"], [[13], [-10], [-13]])
+
+
+def test_without_a_number_of_views_there_is_nothing_to_keep(tiny, teachers, tmp_path, capsys):
+    options = ["--data", tiny.data, "--out", tmp_path, "--teacher", teachers[0], *FACES]
+    with pytest.raises(SystemExit):
+        avemo("train", "student", *options, "--cache-teacher")
+    assert "--views 10" in capsys.readouterr().err
