@@ -8,6 +8,7 @@ from tyro.conf import subcommand
 
 from launch.benchmarks.pipeline import BenchmarkPipeline
 from launch.benchmarks.train import BenchmarkTrain
+from launch.convert import Convert
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
@@ -55,6 +56,7 @@ def command_tree(preset: str | None) -> Any:
             "Train a stage.",
             Union[tuple(Annotated[STAGES[stage], trainings[stage]] for stage in STAGES)],  # noqa: UP007
         ),
+        convert=Convert,
         evaluate=Evaluate,
         report=Report,
         benchmark=(

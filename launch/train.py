@@ -1,5 +1,6 @@
 """`avemo train {teacher,student,fusion}`: put data, stage and loop together."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from data_pipelines.loaders import ClipSet, FaceSet
 from data_pipelines.records import open_split
 from data_pipelines.taught import Taught
 from launch.checkpoints import Checkpoints
+from launch.convert import read_trunk
 from launch.embeddings import Embedder, embed_recordings, face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
@@ -125,16 +127,25 @@ class TrainTeacher(FaceRun):
 
     Attributes:
         config: the training itself.
+        trunk: what `avemo convert` made of published weights, for the trunk to begin with.
     """
 
     config: Annotated[FaceTraining, arg(name="")] = teacher.PAPER
+    trunk: Path | None = None
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
-        config = self.config
-        record = RunRecord.new("teacher", self.preset, self.seed, config, face_inputs(self))
+        config, inputs = self.config, face_inputs(self)
+        trunk = read_trunk(self.trunk) if self.trunk else None
+        if self.trunk:
+            inputs["trunk"] = hashlib.sha256(self.trunk.read_bytes()).hexdigest()
+        record = RunRecord.new("teacher", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        train_faces(self, mesh, record, config, teacher.build(config, weights, self.seed))
+        try:
+            stage = teacher.build(config, weights, self.seed, trunk)
+        except ValueError as error:
+            raise LaunchError(f"{self.trunk} can't begin this teacher: {error}") from error
+        train_faces(self, mesh, record, config, stage)
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,14 @@ class FaceTraining:
             raise ValueError("accumulate must divide batch_size and triplet_batch_size")
 
 
-def init(key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return new_state(init_variables(network, key), optimizer)
+def init(
+    key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation, trunk: Any = None
+) -> TrainState:
+    """The state before the first step, of which the trunk's "params" and "batch_stats" may be given."""
+    variables = init_variables(network, key)
+    if trunk is not None:
+        variables = {name: part | {"trunk": trunk[name]} for name, part in variables.items()}
+    return new_state(variables, optimizer)
 
 
 def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork
+from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork, init_variables
 from avemo.stages.supervision import (
     FaceTraining,
     SupervisionConfig,
@@ -24,12 +25,24 @@ from avemo.stages.supervision import (
 from avemo.training import Batch, OptimizerConfig, Stage, TrainState, make_optimizer, step_metrics, update
 
 
-def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int) -> Stage:
-    """The stage's three functions. `class_weights_K` comes from `supervision.class_weights`."""
+def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int, trunk: Any = None) -> Stage:
+    """The stage's three functions.
+
+    Args:
+        config: the training.
+        class_weights_K: from `supervision.class_weights`.
+        seed: that of the run.
+        trunk: "params" and "batch_stats" that the network's trunk begins with, such as VGGFace2's; None draws them.
+
+    Raises:
+        ValueError: it is the trunk of another network.
+    """
     network = FaceNetwork(config.network)
+    if trunk is not None:
+        check_trunk(network, trunk)
     optimizer = make_optimizer(config.optimizer, config.steps)
     return Stage(
-        init=partial(init, network=network, optimizer=optimizer),
+        init=partial(init, network=network, optimizer=optimizer, trunk=trunk),
         train_step=partial(
             train_step,
             network=network,
@@ -40,6 +53,14 @@ def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int) -> Stage
         ),
         eval_step=partial(evaluate_faces, network),
     )
+
+
+def check_trunk(network: FaceNetwork, trunk: Any) -> None:
+    """Raise ValueError unless the arrays are those of the network's trunk."""
+    shapes = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
+    wanted = {name: jax.tree.map(jnp.shape, shapes[name]["trunk"]) for name in shapes}
+    if jax.tree.map(jnp.shape, trunk) != wanted:
+        raise ValueError(f"the trunk given is none of {network.config.trunk}")
 
 
 def train_step(
@@ -68,7 +89,7 @@ PAPER = FaceTraining()
 """`avemo train teacher --preset paper`: AffectNet and FEC, 140×140, 13 epochs of 287,651 faces; one data-centre GPU.
 
 The network, alpha and the number of epochs are the paper's; batch sizes, rate and augmentation are our choice. Not
-trained by us yet, for want of the corpora. The paper's trunk starts from VGGFace2's weights, ours from random ones.
+trained by us yet, for want of the corpora. The paper's trunk starts from VGGFace2's weights: see `--trunk`.
 """
 
 SMALL = FaceTraining(

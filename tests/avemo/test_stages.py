@@ -109,6 +109,14 @@ def test_a_student_of_another_size_is_refused(taught):
         student.build(config, EVEN, 0, [(NETWORK, taught[0].variables)])
 
 
+def test_a_trunk_that_was_given_is_where_the_teacher_begins(taught):
+    trunk = {name: taught[0].variables[name]["trunk"] for name in ("params", "batch_stats")}
+    state = jax.jit(teacher.build(TRAINING, EVEN, 5, trunk).init)(stream_key(5, "init"))
+    jax.tree.map(np.testing.assert_array_equal, {name: state.variables[name]["trunk"] for name in trunk}, trunk)
+    with pytest.raises(ValueError, match="is none of ResNetConfig"):
+        teacher.build(replace(TRAINING, network=replace(NETWORK, trunk=ResNetConfig((8, 8), (1,)))), EVEN, 5, trunk)
+
+
 def distilled_by(*teachers, steps=1, **settings):
     config = student.Distillation(**vars(TRAINING), **settings)
     return fit(student.build(config, EVEN, 0, [(NETWORK, each) for each in teachers]), faces(), steps)
