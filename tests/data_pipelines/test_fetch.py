@@ -680,8 +680,9 @@ def test_what_is_wrong_here_is_no_outcome(tmp_path: Path, server: Server) -> Non
 
 
 CHILD = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 from data_pipelines.fetch import FetchConfig, fetch_photographs
 port = int(sys.argv[2])
 config = FetchConfig(concurrency=6, per_host=6, pause_s=0, backoff_s=0.01, attempts=2)
