@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float
 TRIPLET_MARGINS = (0.1, 0.2, 0.2)
 """Margin per triplet type, in the order of `labels.TRIPLET_KINDS` (Vemulapalli & Agarwala 2019, sec. 4)."""
 
-
 SMALLEST_SQUARED_DISTANCE = 1e-12
 """Squared distances below this count as this: a root's gradient grows beyond all bounds towards zero."""
 
@@ -123,7 +122,7 @@ def _cosines(embeddings_BxD: Array) -> Array:
     embeddings_BxD = embeddings_BxD.astype(jnp.float32)
     towards_BxBxD = embeddings_BxD[None] - embeddings_BxD[:, None]
     squared_BxBx1 = jnp.square(towards_BxBxD).sum(-1, keepdims=True)
-    unit_BxBxD = towards_BxBxD * jax.lax.rsqrt(jnp.maximum(squared_BxBx1, 1e-12))
+    unit_BxBxD = towards_BxBxD * jax.lax.rsqrt(jnp.maximum(squared_BxBx1, SMALLEST_SQUARED_DISTANCE))
     return jnp.einsum("ijd,ikd->ijk", unit_BxBxD, unit_BxBxD)
 
 

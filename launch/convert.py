@@ -11,8 +11,7 @@ import numpy as np
 import tyro
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from avemo.models.face import FaceConfig, FaceNetwork, init_variables
-from avemo.models.inception_resnet import InceptionResNetConfig
+from avemo.models.face import FaceConfig, FaceNetwork, trunk_shapes
 from launch.errors import LaunchError
 
 NAMES = {
@@ -80,7 +79,7 @@ def facenet_trunk(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], list
     Raises:
         LaunchError: arrays of the trunk are absent, or have other shapes.
     """
-    wanted = flatten_dict(trunk_shapes(InceptionResNetConfig()), sep="/")
+    wanted = flatten_dict(trunk_shapes(FaceNetwork(FaceConfig())), sep="/")
     found, left_out = {}, set()
     for torch_name, array in state.items():
         name = flax_name(torch_name)
@@ -98,18 +97,8 @@ def facenet_trunk(state: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], list
 
 def flax_name(torch_name: str) -> str:
     """Where our trunk has what facenet-pytorch calls so; "" if it has no such kind."""
-    numbered = re.sub(r"(repeat_\d|branch\d)\.(\d+)", r"\1_\2", torch_name)
-    module, dot, layer = numbered.rpartition(".conv2d.") if ".conv2d." in numbered else ("", "", "")
-    layer = f"conv2d.{layer}" if dot else ".".join(numbered.split(".")[-2:])
-    module = module or ".".join(numbered.split(".")[:-2])
-    return NAMES.get(layer, "").format(module.replace(".", "/"))
-
-
-def trunk_shapes(config: InceptionResNetConfig) -> dict[str, Any]:
-    """Shapes of a trunk's variables."""
-    network = FaceNetwork(FaceConfig(trunk=config))
-    variables = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
-    return {collection: variables[collection]["trunk"] for collection in ("params", "batch_stats")}
+    *module, layer, array = re.sub(r"(repeat_\d|branch\d)\.(\d+)", r"\1_\2", f".{torch_name}").split(".")
+    return NAMES.get(f"{layer}.{array}", "").format("/".join(module[1:]))
 
 
 def read_trunk(path: Path) -> dict[str, Any]:

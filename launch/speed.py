@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from avemo.models.face import FaceConfig, FaceNetwork, init_variables
+from avemo.models.face import FaceConfig, FaceNetwork, variable_shapes
 
 THROUGHPUT_BATCH = 64
 REPEATS = 30
@@ -50,7 +50,7 @@ def count_flops(config: FaceConfig) -> float:
     """Floating-point operations of one face through the whole network, as XLA counts them (a multiply-add is two)."""
     network = FaceNetwork(config)
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.uint8)
-    variables = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
+    variables = variable_shapes(network)
     forward = jax.jit(lambda v, x: network.apply(v, x, train=False))
     costs: Any = forward.lower(variables, images).cost_analysis()
     return float(costs["flops"])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -73,7 +72,7 @@ def _speaker(name: str, network: FaceConfig, variables: Any, config: Distillatio
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def say(variables: Any, view: int, batch: Any) -> Any:
-        images = vary(corpus, batch["image"], jnp.full_like(batch["index"], view), batch["index"], config)
+        images = vary(corpus, batch["image"], batch["index"], view, config, config.views)
         outputs, _ = teach(FaceNetwork(network), variables, images, None)
         return outputs, batch["index"]
 

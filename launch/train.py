@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tyro.conf import arg
 
-from avemo.models.face import FaceConfig, FaceNetwork, init_variables
+from avemo.models.face import FaceConfig, FaceNetwork, variable_shapes
 from avemo.stages import fusion, student, teacher
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
@@ -332,7 +332,7 @@ def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
     training: type[FaceTraining] = FaceTraining if record.stage == "teacher" else Distillation
     trained = stage_config(run, record.stage, training)
     config = trained.network
-    like = jax.eval_shape(lambda: init_variables(FaceNetwork(config), jax.random.key(0)))
+    like = variable_shapes(FaceNetwork(config))
     return config, finished_variables(run, trained.steps, like, mesh)
 
 

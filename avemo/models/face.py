@@ -140,6 +140,16 @@ def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> Any:
     return dict(network.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False))
 
 
+def variable_shapes(network: FaceNetwork) -> Any:
+    """Shapes and dtypes of what `init_variables` makes; nothing is computed."""
+    return jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
+
+
+def trunk_shapes(network: FaceNetwork) -> dict[str, Any]:
+    """Those of the trunk alone, "params" and "batch_stats"."""
+    return {name: part["trunk"] for name, part in variable_shapes(network).items()}
+
+
 PAPER_TEACHER = FaceConfig()
 """The paper's teacher. 15,555,626 parameters; one image takes 2.02 GFLOPs (two per multiply-add)."""
 

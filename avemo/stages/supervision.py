@@ -132,30 +132,28 @@ def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0
     return augment(keys, images, config.network.image_size, config.augment)
 
 
-def vary(corpus: str, images: jax.Array, view_B: jax.Array, face_B: jax.Array, config: FaceTraining) -> jax.Array:
-    """Faces of one corpus ("affectnet" or "fec") as `training_faces` varies them where it has a number of views.
+def vary(
+    corpus: str, images: jax.Array, face_B: jax.Array, view: int | jax.Array, config: FaceTraining, views: int
+) -> jax.Array:
+    """Faces of one corpus ("affectnet" or "fec") in one of their views, as `training_faces` varies them.
 
     Args:
         corpus: whose faces; people's own count as AffectNet's.
         images: the faces.
-        view_B: which of the views.
         face_B: their places in the dataset.
+        view: which of the views.
         config: size and augmentation.
+        views: how many there are.
     """
-    keys = _keys(corpus, VIEWS_SEED, face_B, view_B)
+    keys = _view_keys(corpus, face_B, jnp.full_like(face_B, view), VIEWS_SEED, views)
     return augment(keys, images, config.network.image_size, config.augment)
 
 
 def _view_keys(corpus: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:
     """The key of each face's augmentation in an epoch."""
-    if views:
-        return _keys(corpus, VIEWS_SEED, face_B, epoch_B % views)
-    return _keys(corpus, seed, face_B, epoch_B)
-
-
-def _keys(corpus: str, seed: int, face_B: jax.Array, view_B: jax.Array) -> jax.Array:
-    key = stream_key(seed, f"augment {corpus}")
-    return jax.vmap(lambda face, view: jax.random.fold_in(jax.random.fold_in(key, face), view))(face_B, view_B)
+    key = stream_key(VIEWS_SEED if views else seed, f"augment {corpus}")
+    fold = lambda face, view: jax.random.fold_in(jax.random.fold_in(key, face), view)
+    return jax.vmap(fold)(face_B, epoch_B % views if views else epoch_B)
 
 
 def forward(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork, init_variables
+from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork, trunk_shapes
 from avemo.stages.supervision import (
     FaceTraining,
     SupervisionConfig,
@@ -57,9 +57,7 @@ def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int, trunk: A
 
 def check_trunk(network: FaceNetwork, trunk: Any) -> None:
     """Raise ValueError unless the arrays are those of the network's trunk."""
-    shapes = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
-    wanted = {name: jax.tree.map(jnp.shape, shapes[name]["trunk"]) for name in shapes}
-    if jax.tree.map(jnp.shape, trunk) != wanted:
+    if jax.tree.map(jnp.shape, trunk) != jax.tree.map(jnp.shape, trunk_shapes(network)):
         raise ValueError(f"the trunk given is none of {network.config.trunk}")
 
 

@@ -7,8 +7,9 @@ from conftest import avemo
 from flax.traverse_util import flatten_dict
 from test_chain import TEACHER, message
 
+from avemo.models.face import FaceConfig, FaceNetwork, trunk_shapes
 from avemo.models.inception_resnet import InceptionResNetConfig
-from launch.convert import facenet_trunk, flax_name, read_trunk, trunk_shapes
+from launch.convert import facenet_trunk, flax_name, read_trunk
 from launch.errors import LaunchError
 
 
@@ -32,7 +33,8 @@ def test_other_weights_are_refused():
 
 
 def smallest_trunk(path):
-    shapes = trunk_shapes(InceptionResNetConfig(width=0.125, blocks=(1, 1), stem_pool=False))
+    trunk = InceptionResNetConfig(width=0.125, blocks=(1, 1), stem_pool=False)
+    shapes = trunk_shapes(FaceNetwork(FaceConfig(trunk=trunk)))
     rng = np.random.default_rng(0)
     trunk = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), shapes)
     np.savez(path, **flatten_dict(trunk, sep="/"))
