@@ -177,3 +177,16 @@ class TripletAccuracy:
 def merge(first: Tree, second: Tree) -> Tree:
     """Merge two equal pytrees of metrics, metric by metric."""
     return jax.tree.map(lambda a, b: a.merge(b), first, second, is_leaf=lambda node: hasattr(node, "merge"))
+
+
+def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, eq. 5): how far confidence and accuracy lie apart, bin by bin.
+
+    Args:
+        confidence_N: probability of the class chosen, in [0, 1].
+        right_N: whether it is the label.
+        bins: of equal width.
+    """
+    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    total = lambda values_N: np.bincount(bin_N, values_N, minlength=bins)
+    return float(np.abs(total(right_N) - total(confidence_N)).sum() / max(len(confidence_N), 1))

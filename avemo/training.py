@@ -27,6 +27,7 @@ class TrainState:
         step: number of updates done, int32 scalar.
         params: float32 parameters of the network.
         aids: float32 parameters that only the training needs, such as a student's projections towards its teachers.
+        averages: moving averages of "params" and "batch_stats", where they are wanted.
         batch_stats: float32 running statistics of BatchNorm (empty where a network has none).
         opt_state: optax's state.
     """
@@ -36,11 +37,17 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
     aids: Any = ()
+    averages: Any = ()
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What the last update made, as a Linen module's `apply` takes it."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What a Linen module's `apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What the network is to be used with, as a Linen module's `apply` takes it: the averages, if there are any."""
+        return self.averages or self.trained
 
 
 class Stage(NamedTuple):
@@ -63,26 +70,44 @@ class Stage(NamedTuple):
 class OptimizerConfig:
     """Adam with decoupled weight decay, linear warm-up and cosine decay to zero.
 
-    The paper says Adam; rate, schedule and decay are our choice.
+    The paper says Adam; rate, schedule, decay and averaging are our choice.
 
     Attributes:
         learning_rate: peak rate.
         weight_decay: decoupled decay of kernels (matrices and convolutions, not biases or norms).
         warmup_steps: steps of linear rise from zero.
         clip_norm: largest global norm of the gradient.
+        averaging: decay of a moving average of the network's variables, which is then what is evaluated and kept
+            (Polyak & Juditsky 1992); 0 keeps the last ones. After t updates it is at most (1 + t) / (10 + t), so that
+            the beginning is soon forgotten.
     """
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 50
     clip_norm: float = 5.0
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"optimizer: averaging is {self.averaging}; it must lie in [0, 1)")
         if self.learning_rate <= 0 or self.clip_norm <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
             raise ValueError(f"optimizer: learning_rate and clip_norm must be positive, the rest not negative: {self}")
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+class Optimizer(NamedTuple):
+    """What `update` does with gradients.
+
+    Attributes:
+        transformation: of gradients into updates.
+        averaging: see `OptimizerConfig`.
+    """
+
+    transformation: optax.GradientTransformation
+    averaging: float = 0.0
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> Optimizer:
     """The optimiser for a run of `steps` updates."""
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
@@ -91,32 +116,38 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         decay_steps=steps,
     )
     is_kernel = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-    return optax.chain(
+    transformation = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(schedule, weight_decay=config.weight_decay, mask=is_kernel),
     )
+    return Optimizer(transformation, config.averaging)
 
 
-def new_state(variables: Mapping[str, Any], optimizer: optax.GradientTransformation, aids: Any = ()) -> TrainState:
+def new_state(variables: Mapping[str, Any], optimizer: Optimizer, aids: Any = ()) -> TrainState:
     """The state before the first update, from a Linen module's `init`."""
     params = variables["params"]
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=optimizer.init((params, aids)),
+        opt_state=optimizer.transformation.init((params, aids)),
         aids=aids,
     )
+    averages = jax.tree.map(jnp.copy, state.trained) if optimizer.averaging else ()
+    return state.replace(averages=averages)  # type: ignore[attr-defined]
 
 
-def update(
-    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation, aids: Any = ()
-) -> TrainState:
+def update(state: TrainState, gradients: Any, batch_stats: Any, optimizer: Optimizer, aids: Any = ()) -> TrainState:
     """One optimiser update; `aids` are the gradients of the state's."""
     trained = (state.params, state.aids)
-    updates, opt_state = optimizer.update((gradients, aids), state.opt_state, trained)
+    updates, opt_state = optimizer.transformation.update((gradients, aids), state.opt_state, trained)
     params, aids = optax.apply_updates(trained, updates)
-    return TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, aids=aids)
+    after = TrainState(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, aids=aids)
+    if not optimizer.averaging:
+        return after
+    decay = jnp.minimum(optimizer.averaging, (1 + after.step) / (10 + after.step))
+    averages = optax.incremental_update(after.trained, state.averages, 1 - decay)
+    return after.replace(averages=averages)  # type: ignore[attr-defined]
 
 
 def in_pieces(apply: Callable[[Any, Any], tuple[Any, Any]], batch: Any, pieces: int) -> tuple[Any, Any]:

@@ -120,7 +120,8 @@ class Checkpoints:
         restored = self._restore(mesh, variables=like.variables, optimizer=_beside_variables(like))
         items = ocp.args.Composite(position=ocp.args.JsonRestore())
         position = self.manager.restore(self.latest_step(), args=items)["position"]
-        return TrainState(**restored["variables"], **restored["optimizer"]), position
+        variables, beside = restored["variables"], restored["optimizer"]
+        return TrainState(**({"averages": variables} if like.averages else variables), **beside), position
 
     def restore_variables(self, like: Any, mesh: Mesh) -> Any:
         """The variables of the newest whole checkpoint, placed on the mesh.
@@ -207,6 +208,13 @@ def is_whole(run: Path, step: int) -> bool:
     return _fault(run / FOLDER / str(step)) is None
 
 
+def variables_bytes(run: Path) -> int:
+    """Bytes on disk of the newest checkpoint's variables, of which others have no use for the rest."""
+    step = newest_whole(run / FOLDER, set_aside=False)
+    folder = run / FOLDER / str(step) / "variables"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _fault(checkpoint: Path) -> str | None:
     """Why a checkpoint does not count, or None."""
     complete = (checkpoint / DIGESTS_FILE).exists()
@@ -265,4 +273,5 @@ def _shapes(tree: Any) -> dict[str, list[int]]:
 
 def _beside_variables(state: TrainState) -> dict[str, Any]:
     """What a training needs to go on, and nobody else."""
-    return {"step": state.step, "opt_state": state.opt_state, "aids": state.aids}
+    beside = {"step": state.step, "opt_state": state.opt_state, "aids": state.aids}
+    return beside | (state.trained if state.averages else {})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
+from launch.benchmarks.distillation import BenchmarkDistillation
 from launch.benchmarks.pipeline import BenchmarkPipeline
 from launch.benchmarks.train import BenchmarkTrain
 from launch.convert import Convert
@@ -60,8 +61,8 @@ def command_tree(preset: str | None) -> Any:
         evaluate=Evaluate,
         report=Report,
         benchmark=(
-            "Measure speed, against the machine's limits and against others.",
-            _group(pipeline=BenchmarkPipeline, train=BenchmarkTrain),
+            "Measure speed and worth, against the machine's limits and against others.",
+            _group(pipeline=BenchmarkPipeline, train=BenchmarkTrain, distillation=BenchmarkDistillation),
         ),
         demo=Demo,
     )

@@ -90,6 +90,60 @@ def draw_lines(
         return _svg(figure, description)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """One mark of a chart, with its name beside it."""
+
+    label: str
+    x: float
+    y: float
+    y_interval: tuple[float, float]
+    style: Style
+
+
+def draw_marks(marks: Sequence[Mark], description: str, x_label: str, y_label: str) -> Markup:
+    """Shares (y) against times (x, logarithmic), each with its interval.
+
+    Names stand to the right of their marks, one below the other where they would meet.
+    """
+    with _page_settings(description):
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        ax = figure.subplots()
+        for mark in marks:
+            below, above = mark.y - mark.y_interval[0], mark.y_interval[1] - mark.y
+            colour = mark.style.colour
+            ax.errorbar(
+                mark.x, mark.y, [[below], [above]], fmt="o", color=colour, ms=5, lw=1.2, zorder=mark.style.layer
+            )
+        ax.set_xscale("log")
+        ax.set(xlabel=x_label, ylabel=y_label)
+        _bare(ax)
+        ax.grid(color=RULE.colour, linewidth=RULE.width)
+        ax.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        low, high = min(mark.x for mark in marks), max(mark.x for mark in marks)
+        ax.set_xlim(low / 1.25, high * max(2.2, (high / low) ** 0.45))
+        _name_marks(ax, marks)
+        return _svg(figure, description)
+
+
+def _name_marks(ax: Axes, marks: Sequence[Mark]) -> None:
+    """Write names from top to bottom, each lower than the one before by a line at least where both are near in x."""
+    bottom, top = ax.get_ylim()
+    line = (top - bottom) / 18
+    written: list[tuple[float, float]] = []
+    for mark in sorted(marks, key=lambda mark: -mark.y):
+        y = mark.y
+        for x, other in sorted(written, key=lambda place: -place[1]):
+            if max(x, mark.x) < 1.6 * min(x, mark.x) and y > other - line:
+                y = other - line
+        written.append((mark.x, y))
+        place: Any = {"textcoords": "offset points", "va": "center", "color": mark.style.colour}
+        ax.annotate(mark.label, (mark.x, y), (7, 0), **place)
+
+
 def draw_bars(counts: Mapping[str, int], description: str) -> Markup:
     """A horizontal bar for each count, from zero, with count and share written beside it."""
     with _page_settings(description):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -44,13 +44,14 @@ from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 from launch.teacher_cache import cached_teacher
 
-Preset = Literal["demo", "small", "mobile", "densenet", "paper"]
+Preset = Literal["demo", "small", "tiny", "mobile", "densenet", "paper"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "teacher": {"demo": teacher.DEMO, "small": teacher.SMALL, "paper": teacher.PAPER},
     "student": {
         "demo": student.DEMO,
         "small": student.SMALL,
+        "tiny": student.TINY,
         "mobile": student.MOBILE,
         "densenet": student.DENSENET,
         "paper": student.PAPER,
@@ -185,9 +186,9 @@ class TrainStudent(FaceRun):
             return
         taught = {
             name: [cached_teacher(self.data, name, *teacher, config, mesh) for teacher in teachers]
-            for name in corpora(self)
+            for name in corpora_of(config, self.faces)
         }
-        train_faces(self, mesh, record, config, stage._replace(frozen=((),)), taught)
+        train_faces(self, mesh, record, config, from_kept_outputs(stage), taught)
 
 
 @dataclass(frozen=True)
@@ -267,22 +268,7 @@ def train_faces(
         check_image_size(run.data, corpus, config.network.image_size)
     sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
     check_batch_size(mesh, config.accumulate, **sizes)
-    hosts = jax.process_count()
-    share: Any = {"seed": run.seed} | host_share()
-    streams = {
-        "affectnet": loaders.face_batches(
-            run.data,
-            batch_size=config.batch_size // hosts,
-            name=run.faces,
-            hold_out=run.hold_out,
-            taught=taught.get(run.faces, ()),
-            **share,
-        )
-    }
-    if config.triplet_batch_size:
-        streams["fec"] = loaders.triplet_batches(
-            run.data, batch_size=config.triplet_batch_size // hosts, taught=taught.get("fec", ()), **share
-        )
+    batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, taught)
     if not run.hold_out:
         open_split(run.data, run.faces, "validation")  # if there is none, it is told now, not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
@@ -298,7 +284,7 @@ def train_faces(
         name=record.stage,
         run=run.out,
         stage=stage,
-        batches=Together(streams),
+        batches=batches,
         steps=config.steps,
         examples_per_step=config.batch_size + 3 * config.triplet_batch_size,
         seed=run.seed,
@@ -309,15 +295,52 @@ def train_faces(
     )
 
 
+def face_streams(
+    data: Path,
+    faces: FaceSet,
+    config: FaceTraining,
+    seed: int,
+    hold_out: float = 0.0,
+    taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+) -> Together:
+    """The training batches of a face network, this host's share of each.
+
+    Args:
+        data: folder of the prepared corpora.
+        faces: the labelled faces.
+        config: says how many of them, and how many of FEC's triplets, make a batch.
+        seed: of the order.
+        hold_out: share of the labelled faces that is left out.
+        taught: what teachers said of the faces of each corpus.
+    """
+    hosts = jax.process_count()
+    share: Any = {"seed": seed} | host_share()
+    labelled: Any = {"name": faces, "hold_out": hold_out, "taught": taught.get(faces, ())}
+    streams = {"affectnet": loaders.face_batches(data, batch_size=config.batch_size // hosts, **labelled, **share)}
+    if triplets := config.triplet_batch_size // hosts:
+        streams["fec"] = loaders.triplet_batches(data, batch_size=triplets, taught=taught.get("fec", ()), **share)
+    return Together(streams)
+
+
+def without_teacher(config: Distillation) -> FaceTraining:
+    """The same training from labels alone."""
+    return FaceTraining(**{each.name: getattr(config, each.name) for each in fields(FaceTraining)})
+
+
+def from_kept_outputs(stage: Stage) -> Stage:
+    """A student's stage for batches that bring along what its teachers said: these are not needed any more."""
+    return stage._replace(frozen=((),))
+
+
 def face_inputs(run: TrainTeacher | TrainStudent) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from, by the name of the dataset."""
     held_out = {"hold_out": run.hold_out} if run.hold_out else {}
-    return {name: loaders.fingerprint(run.data, name) for name in corpora(run)} | held_out
+    return {name: loaders.fingerprint(run.data, name) for name in corpora_of(run.config, run.faces)} | held_out
 
 
-def corpora(run: TrainTeacher | TrainStudent) -> tuple[str, ...]:
+def corpora_of(config: FaceTraining, faces: FaceSet) -> tuple[str, ...]:
     """The names of the datasets that a face network learns from."""
-    return (run.faces, "fec") if run.config.triplet_batch_size else (run.faces,)
+    return (faces, "fec") if config.triplet_batch_size else (faces,)
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:

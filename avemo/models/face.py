@@ -160,18 +160,22 @@ DENSENET_STUDENT = FaceConfig(trunk=DenseNetConfig(), reduced_channels=128, dens
 """DenseNet-121 for the teacher's pictures (our choice). 7,107,242 parameters, 2.04 GFLOPs."""
 
 SMALL_TEACHER = FaceConfig(
-    image_size=48,
-    trunk=InceptionResNetConfig(width=0.1875, blocks=(1, 2), stem_pool=False),
-    reduced_channels=128,
-    dense_layers=3,
-    growth=16,
+    image_size=48, trunk=ResNetConfig(widths=(32, 64, 128, 256)), reduced_channels=128, dense_layers=0
 )
-"""The teacher's classes in small, for 48 pixels and two CPU cores (our choice). 376,450 parameters, 14.3 MFLOPs."""
+"""A residual teacher for 48 pixels and two CPU cores (our choice). 1,262,922 parameters, 42.2 MFLOPs."""
 
 SMALL_STUDENT = FaceConfig(
-    image_size=48, trunk=ResNetConfig(widths=(8, 16, 24, 64)), reduced_channels=64, dense_layers=0
+    image_size=48,
+    trunk=ResNetConfig(widths=(8, 16, 32, 64), blocks=(1, 2, 1)),
+    reduced_channels=64,
+    dense_layers=0,
 )
-"""A residual student for the small teacher (our choice). 83,778 parameters, 2.7 MFLOPs."""
+"""A residual student with a tenth of the small teacher's operations (our choice). 112,818 parameters, 4.1 MFLOPs."""
+
+TINY_STUDENT = FaceConfig(
+    image_size=48, trunk=ResNetConfig(widths=(8, 12, 16, 32)), reduced_channels=48, dense_layers=0
+)
+"""A smaller one (our choice). 34,858 parameters, 1.5 MFLOPs."""
 
 DEMO_TEACHER = FaceConfig(
     image_size=40,

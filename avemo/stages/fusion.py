@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from avemo import losses, metrics
 from avemo.labels import FRAME_RATE_HZ
 from avemo.models.fusion import DEMO_FUSION, PAPER_FUSION, FusionConfig, FusionNetwork, init_variables
 from avemo.training import (
     Batch,
+    Optimizer,
     OptimizerConfig,
     Stage,
     TrainState,
@@ -109,7 +109,7 @@ def build(config: FusionTraining, seed: int) -> Stage:
     )
 
 
-def init(key: jax.Array, *, network: FusionNetwork, optimizer: optax.GradientTransformation) -> TrainState:
+def init(key: jax.Array, *, network: FusionNetwork, optimizer: Optimizer) -> TrainState:
     """The state before the first step."""
     return new_state(init_variables(network, key), optimizer)
 
@@ -119,7 +119,7 @@ def train_step(
     batch: Batch,
     *,
     network: FusionNetwork,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     config: FusionTraining,
     seed: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -6,7 +6,7 @@ each with its weight and its reference in `avemo.losses`, is our choice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from avemo import losses
 from avemo.models.face import (
@@ -22,6 +21,7 @@ from avemo.models.face import (
     DENSENET_STUDENT,
     MOBILE_STUDENT,
     SMALL_STUDENT,
+    TINY_STUDENT,
     FaceConfig,
     FaceNetwork,
     init_variables,
@@ -37,8 +37,10 @@ from avemo.stages.supervision import (
     split_outputs,
     training_faces,
 )
+from avemo.stages.teacher import SMALL as SMALL_TEACHING
 from avemo.training import (
     Batch,
+    Optimizer,
     OptimizerConfig,
     Stage,
     TrainState,
@@ -136,9 +138,7 @@ def build(
     )
 
 
-def init(
-    key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation, teacher_sizes: tuple[int, ...]
-) -> TrainState:
+def init(key: jax.Array, *, network: FaceNetwork, optimizer: Optimizer, teacher_sizes: tuple[int, ...]) -> TrainState:
     """The state before the first step, with a projection of the embedding towards each teacher's."""
     embedding_1xD = jnp.zeros((1, network.config.embedding_size))
     projections = tuple(
@@ -154,7 +154,7 @@ def train_step(
     teacher_variables: tuple[Any, ...],
     *,
     network: FaceNetwork,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     teachers: tuple[FaceNetwork, ...],
     class_weights_K: np.ndarray,
     config: Distillation,
@@ -248,12 +248,17 @@ DENSENET = Distillation(network=DENSENET_STUDENT)
 
 SMALL = Distillation(
     network=SMALL_STUDENT,
-    optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.02),
-    steps=3_000,
-    batch_size=96,
+    supervision=SMALL_TEACHING.supervision,
+    augment=SMALL_TEACHING.augment,
+    optimizer=SMALL_TEACHING.optimizer,
+    steps=SMALL_TEACHING.steps,
+    batch_size=SMALL_TEACHING.batch_size,
     triplet_batch_size=0,
 )
-"""`avemo train student --preset small`: AffectNet's labels alone, 48×48, about 4 minutes on two CPU cores."""
+"""`avemo train student --preset small`: labels alone, 48×48, about TTT minutes on two CPU cores."""
+
+TINY = replace(SMALL, network=TINY_STUDENT)
+"""`avemo train student --preset tiny`: a smaller student of the same teacher."""
 
 DEMO = Distillation(
     network=DEMO_STUDENT,

@@ -11,13 +11,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from avemo import losses, metrics
 from avemo.augment import AugmentConfig, augment, centre_crop
 from avemo.labels import EXPRESSIONS
 from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
-from avemo.training import Batch, OptimizerConfig, TrainState, in_pieces, new_state, stream_key
+from avemo.training import Batch, Optimizer, OptimizerConfig, TrainState, in_pieces, new_state, stream_key
 
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
@@ -92,9 +91,7 @@ class FaceTraining:
             raise ValueError("accumulate must divide batch_size and triplet_batch_size")
 
 
-def init(
-    key: jax.Array, *, network: FaceNetwork, optimizer: optax.GradientTransformation, trunk: Any = None
-) -> TrainState:
+def init(key: jax.Array, *, network: FaceNetwork, optimizer: Optimizer, trunk: Any = None) -> TrainState:
     """The state before the first step, of which the trunk's "params" and "batch_stats" may be given."""
     variables = init_variables(network, key)
     if trunk is not None:

@@ -38,3 +38,32 @@ def test_learning_rate_rises_then_falls_to_zero():
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="learning_rate"):
         OptimizerConfig(learning_rate=0.0)
+
+
+def test_averages_follow_the_variables_and_are_what_is_used():
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, weight_decay=0.0, warmup_steps=0, averaging=0.5), 10)
+    state = new_state({"params": {"x": jnp.zeros(2)}, "batch_stats": {"mean": jnp.ones(2)}}, optimizer)
+    np.testing.assert_array_equal(state.variables["batch_stats"]["mean"], 1.0)
+    expected, decays = {"params": 0.0, "batch_stats": 1.0}, [2 / 11, 3 / 12, 4 / 13, 5 / 14]
+    for step, decay in enumerate(decays):
+        state = update(state, {"x": jnp.ones(2)}, {"mean": jnp.full(2, float(step))}, optimizer)
+        latest = {"params": state.params["x"][0], "batch_stats": float(step)}
+        expected = {name: decay * expected[name] + (1 - decay) * latest[name] for name in latest}
+        np.testing.assert_allclose(state.variables["params"]["x"], expected["params"], rtol=1e-6)
+        np.testing.assert_allclose(state.variables["batch_stats"]["mean"], expected["batch_stats"], rtol=1e-6)
+    for _ in range(30):
+        state = update(state, {"x": jnp.zeros(2)}, {"mean": jnp.full(2, 7.0)}, optimizer)
+    np.testing.assert_allclose(state.variables["batch_stats"]["mean"], 7.0, rtol=1e-6)  # the decay is 0.5 by now
+
+
+def test_without_averaging_the_last_variables_are_used():
+    optimizer = make_optimizer(OptimizerConfig(), steps=10)
+    state = new_state({"params": {"x": jnp.zeros(2)}}, optimizer)
+    assert state.averages == ()
+    assert state.variables is not state.averages
+    assert state.variables == state.trained
+
+
+def test_a_decay_of_one_is_refused():
+    with pytest.raises(ValueError, match="averaging"):
+        OptimizerConfig(averaging=1.0)

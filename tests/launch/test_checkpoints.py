@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from avemo.training import new_state
+from avemo.training import Optimizer, new_state
 from launch.checkpoints import DIGESTS_FILE, FOLDER, Checkpoints, file_digests, find_damage
 from launch.errors import LaunchError
 from launch.mesh import data_mesh
@@ -20,7 +20,7 @@ POSITION = {"batches": {"next_index": 7}, "metrics": [{"loss": 0.1}]}
 def state(value, size=4):
     """A state with some noise, which can't be compressed."""
     noise = jax.random.normal(jax.random.key(value), (size,))
-    return new_state({"params": {"w": noise.at[0].set(value)}}, optax.adam(0.1))
+    return new_state({"params": {"w": noise.at[0].set(value)}}, Optimizer(optax.adam(0.1)))
 
 
 def save(run, *steps, size=4):
@@ -217,7 +217,7 @@ def test_digests_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_another_network_is_no_damage(run):
-    other = new_state({"params": {"w": jnp.zeros(5)}}, optax.adam(0.1))
+    other = new_state({"params": {"w": jnp.zeros(5)}}, Optimizer(optax.adam(0.1)))
     with Checkpoints(run, training=True) as checkpoints, pytest.raises(LaunchError, match="does not hold the network"):
         checkpoints.restore(other, data_mesh())
     assert (run / FOLDER / "3").exists()

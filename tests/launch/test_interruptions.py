@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import pytest
 
-from avemo.training import Stage, new_state, update
+from avemo.training import Optimizer, Stage, new_state, update
 from data_pipelines.loaders import window_batches
 from launch.checkpoints import DIGESTS_FILE, FOLDER, Checkpoints
 from launch.hosts import Hosts, joined
@@ -28,7 +28,7 @@ from launch.interruption import EXIT_CODE, Interrupted, Interruption
 from launch.loop import Rhythm, Together, train
 from launch.mesh import data_mesh
 
-OPTIMIZER = optax.adam(0.1)
+OPTIMIZER = Optimizer(optax.adam(0.1))
 
 
 @dataclass(frozen=True)

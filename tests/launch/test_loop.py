@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from avemo.training import Stage, new_state, update
+from avemo.training import Optimizer, Stage, new_state, update
 from launch.errors import LaunchError
 from launch.loop import Rhythm, Together, start_run, train, truncate_log
 from launch.mesh import data_mesh
 from launch.runs import METRICS_FILE, RunRecord
 
-OPTIMIZER = optax.adam(0.1)
+OPTIMIZER = Optimizer(optax.adam(0.1))
 
 
 def init(key):

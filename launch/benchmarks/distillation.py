@@ -1,0 +1,277 @@
+"""`avemo benchmark distillation`: what a student keeps of its teacher, what it saves, and what distillation adds.
+
+Every student is trained alone, taught by the teacher, and taught by itself (that is, by the same network trained alone
+with the same seed), each with several seeds. Trainings that are done are used again, so that a benchmark that was
+stopped goes on where it was; scores and times are measured anew, all in one run.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
+from tyro.conf import arg
+
+from avemo.models.face import FaceNetwork
+from avemo.stages import supervision
+from avemo.stages.student import Distillation
+from data_pipelines import loaders
+from data_pipelines.loaders import FaceSet
+from launch.benchmarks import latency, scores
+from launch.benchmarks.classifiers import Classifier, MiniXception, OnnxClassifier, OurClassifier
+from launch.benchmarks.distillation_report import print_tables_of, write_page
+from launch.benchmarks.results import as_json, machine, write_results
+from launch.benchmarks.scores import Predictions
+from launch.benchmarks.step_cost import measure_steps
+from launch.checkpoints import variables_bytes
+from launch.evaluation import Evaluator, face_results, score_faces
+from launch.freed_memory import keep_freed_memory
+from launch.interruption import Interrupted
+from launch.loop import Rhythm
+from launch.mesh import MeshSetting, MeshShape, device_mesh
+from launch.runs import command_line, read_record
+from launch.train import PRESETS, Preset, TrainStudent, TrainTeacher, load_face_network, without_teacher
+
+Arm = Literal["alone", "distilled", "self-distilled"]
+
+TEACHER = "teacher"
+MINI_XCEPTION = "mini-XCEPTION (fer)"
+ONNX = "ONNX"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "fer", "onnxruntime")
+"""Whose versions the results name, where they are installed."""
+
+
+class Cell(NamedTuple):
+    """One training of a student."""
+
+    student: Preset
+    arm: Arm
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Of its run."""
+        return f"{self.student}-{self.arm}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class BenchmarkDistillation:
+    """Train students alone, distilled and self-distilled, and compare what they are worth and what they cost.
+
+    Attributes:
+        data: folder of the prepared corpora.
+        out: folder for the runs, results.json and report.html.
+        preset: the teacher's.
+        students: presets of the students.
+        arms: how they are trained.
+        seeds: with which each is trained.
+        faces: the labelled faces: AffectNet's, or your own (`avemo prepare faces`).
+        teacher: run of a teacher that is trained already; by default one is trained here, with seed 0.
+        hold_out: share of the training faces that no training learns from, and on which each is evaluated on its way.
+        views: in how many ways each face is varied for the students that the teacher teaches, so that it is run once
+            for all of them; 0 runs it in every step, on faces varied anew.
+        steps: of every training; None leaves the presets'.
+        rhythm: when to log, evaluate and save.
+        mesh: devices along each axis.
+        mini_xception: also score the network of the package fer.
+        onnx: also score a classifier in an ONNX file.
+        onnx_labels: the expressions that it tells, in its order.
+        onnx_mean: what it wants subtracted from values 0 … 255: one number, or one for each channel.
+        onnx_std: what it wants them divided by then.
+    """
+
+    data: Path
+    out: Path
+    preset: Preset = "small"
+    students: tuple[Preset, ...] = ("small", "tiny")
+    arms: tuple[Arm, ...] = get_args(Arm)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    faces: FaceSet = "affectnet"
+    teacher: Path | None = None
+    hold_out: float = 0.1
+    views: int = 0
+    steps: int | None = None
+    rhythm: Annotated[Rhythm, arg(name="")] = field(default_factory=Rhythm)
+    mesh: MeshSetting = field(default_factory=MeshShape)
+    mini_xception: bool = False
+    onnx: Path | None = None
+    onnx_labels: tuple[str, ...] = ()
+    onnx_mean: tuple[float, ...] = (0.0,)
+    onnx_std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        for stage, names in {"teacher": (self.preset,), "student": self.students}.items():
+            if unknown := [name for name in names if name not in PRESETS[stage]]:
+                raise ValueError(f"{stage} has no preset {unknown[0]}: choose among {', '.join(PRESETS[stage])}")
+        if not (self.students and self.arms and self.seeds):
+            raise ValueError("students, arms and seeds must not be empty")
+        if self.onnx and not self.onnx_labels:
+            raise ValueError("--onnx needs --onnx-labels, the expressions that it tells in its order")
+
+    def __call__(self) -> None:
+        """Train what is not trained yet, measure, and write results and report."""
+        keep_freed_memory()
+        mesh, console = device_mesh(self.mesh), Console()
+        peers = self.peers()  # what isn't installed is told before hours of training
+        try:
+            self.train_all(mesh, console)
+        except Interrupted as stop:
+            raise Interrupted("told to stop, and all steps are saved: to go on, give the same command again") from stop
+        results = self.measure(mesh, peers, console)
+        print_tables_of(results)
+        write_results(self.out / "results.json", results, console)
+        console.print(f"report: {write_page(self.out, results)}")
+
+    def peers(self) -> dict[str, Classifier]:
+        """The classifiers of others. Raises LaunchError where one can't be measured here."""
+        found: dict[str, Classifier] = {}
+        if self.mini_xception:
+            found[MINI_XCEPTION] = MiniXception()
+        if self.onnx:
+            onnx = OnnxClassifier(self.onnx, self.onnx_labels, self.onnx_mean, self.onnx_std)
+            found[f"{ONNX} {self.onnx.stem}"] = onnx
+        for peer in found.values():
+            peer.build(1, None)
+        return found
+
+    # ---------------------------------------- training ----------------------------------------
+
+    def cells(self) -> Iterator[Cell]:
+        """All trainings of students, those that teach others first."""
+        arms = [arm for arm in get_args(Arm) if arm in self.arms or (arm == "alone" and "self-distilled" in self.arms)]
+        for arm, seed, student in product(arms, self.seeds, self.students):
+            yield Cell(student, arm, seed)
+
+    def run_of(self, cell: Cell) -> Path:
+        """The folder of a cell's run."""
+        return self.out / "runs" / cell.folder
+
+    def teacher_run(self) -> Path:
+        """The folder of the teacher's run."""
+        return self.teacher or self.out / "runs" / TEACHER
+
+    def train_all(self, mesh: Mesh, console: Console) -> None:
+        """Every training that is not done yet."""
+        cells = list(self.cells())
+        if self.teacher is None:
+            console.rule(f"[bold]{TEACHER}", align="left")
+            config = self._shortened(PRESETS["teacher"][self.preset])
+            TrainTeacher(out=self.teacher_run(), preset=self.preset, seed=0, config=config, **self._common()).train_on(
+                mesh
+            )
+        for number, cell in enumerate(cells, start=1):
+            console.rule(f"[bold]{number}/{len(cells)} {cell.student} {cell.arm}, seed {cell.seed}", align="left")
+            self._train(cell, mesh)
+
+    def _train(self, cell: Cell, mesh: Mesh) -> None:
+        config: Distillation = self._shortened(PRESETS["student"][cell.student])
+        common = {"out": self.run_of(cell), "preset": cell.student, "seed": cell.seed} | self._common()
+        if cell.arm == "alone":
+            TrainTeacher(config=without_teacher(config), **common).train_on(mesh)
+        elif cell.arm == "distilled":
+            config = replace(config, views=self.views)
+            teacher = (self.teacher_run(),)
+            TrainStudent(teacher=teacher, config=config, cache_teacher=self.views > 0, **common).train_on(mesh)
+        else:
+            teacher = (self.run_of(cell._replace(arm="alone")),)
+            TrainStudent(teacher=teacher, config=config, **common).train_on(mesh)
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "data": self.data,
+            "faces": self.faces,
+            "hold_out": self.hold_out,
+            "resume": True,
+            "rhythm": self.rhythm,
+            "mesh": self.mesh,
+        }
+
+    def _shortened(self, config: Any) -> Any:
+        return config if self.steps is None else replace(config, steps=self.steps)
+
+    # ---------------------------------------- measuring ----------------------------------------
+
+    def measure(self, mesh: Mesh, peers: Mapping[str, Classifier], console: Console) -> dict[str, Any]:
+        """All that is known of the trained networks and of the peers."""
+        runs = {TEACHER: self.teacher_run()} | {cell.folder: self.run_of(cell) for cell in self.cells()}
+        networks = {name: classifier_of(run, mesh) for name, run in runs.items()}
+        everyone: dict[str, Classifier] = {**networks, **peers}
+        predictions = scores.predict(everyone, self.data, self.faces)
+        found = {name: scores.figures(predictions[name]) | {"size": dict(each.size)} for name, each in everyone.items()}
+        for name, network in networks.items():
+            found[name] |= self._more_scores(network, runs[name], mesh)
+        measured: dict[str, Classifier] = {TEACHER: networks[TEACHER]}
+        measured |= {cell.student: networks[cell.folder] for cell in self.cells()}  # its trainings cost the same
+        measured |= peers
+        return {
+            "settings": as_json(self),
+            "command": command_line(),
+            "machine": machine(PACKAGES) | {"device": jax.devices()[0].device_kind, "devices": jax.device_count()},
+            "data": {"faces": self.faces, "fingerprint": loaders.fingerprint(self.data, self.faces)},
+            "trainings": {name: asdict(read_record(run)) for name, run in runs.items()},
+            "networks": found,
+            "students": {student: self._compare(student, predictions) for student in self.students},
+            "speed": self._speeds(measured, console),
+            "steps": self._steps(mesh, console),
+        }
+
+    def _more_scores(self, network: OurClassifier, run: Path, mesh: Mesh) -> dict[str, Any]:
+        """Triplets, and valence and arousal, where there are labels."""
+        with_fec = "fec" in read_record(run).inputs
+        evaluator = Evaluator(partial(supervision.evaluate_faces, FaceNetwork(network.config)), mesh)
+        metrics = face_results(score_faces(evaluator, network.variables, self.data, self.faces, with_fec))
+        return {name: value for name, value in metrics.items() if name.startswith(("triplet_accuracy", "ccc"))}
+
+    def _compare(self, student: str, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
+        """A student's arms, each over all seeds, and how they differ from training alone."""
+        by_arm: dict[str, list[Predictions]] = {}
+        for cell in self.cells():
+            if cell.student == student:
+                by_arm.setdefault(cell.arm, []).append(predictions[cell.folder])
+        found: dict[str, Any] = {}
+        for arm, trained in by_arm.items():
+            right = np.array([each.right() for each in trained])
+            seven = np.array([each.of_seven().right() for each in trained])
+            found[arm] = {
+                "accuracy_8": right.mean(),
+                "interval_8": scores.interval_over_faces(right.mean(axis=0)),
+                "seeds_8": right.mean(axis=1).tolist(),
+                "accuracy_7": seven.mean(),
+                "interval_7": scores.interval_over_faces(seven.mean(axis=0)),
+                "below_teacher": predictions[TEACHER].right().mean() - right.mean(),
+            }
+            if arm != "alone" and "alone" in by_arm:
+                found[arm]["gain"] = scores.difference(trained, by_arm["alone"])
+        return found
+
+    def _speeds(self, measured: Mapping[str, Classifier], console: Console) -> dict[str, Any]:
+        """Times on one processor, on all, and on an accelerator if there is one."""
+        faces = next(iter(loaders.face_eval_batches(self.data, batch_size=max(latency.BATCHES), name=self.faces)))
+        found = {}
+        for label, threads in {"one thread": 1, "all threads": None}.items():
+            console.print(f"timing {len(measured)} networks, {label} ...")
+            found[label] = latency.measure_apart(measured, faces["image"], threads)
+        if (device := jax.devices()[0]).platform != "cpu":
+            console.print(f"timing on {device.device_kind} ...")
+            ours = {name: each for name, each in measured.items() if isinstance(each, OurClassifier)}
+            found[device.device_kind] = latency.measure(ours, faces["image"], None)
+        return found
+
+    def _steps(self, mesh: Mesh, console: Console) -> dict[str, Any]:
+        """What teaching adds to a training step."""
+        config: Distillation = PRESETS["student"][self.students[0]]
+        console.print("timing training steps ...")
+        config = replace(config, views=self.views)
+        return measure_steps(config, load_face_network(self.teacher_run(), mesh), self.data, self.faces, mesh)
+
+
+def classifier_of(run: Path, mesh: Mesh) -> OurClassifier:
+    """The network of a finished run."""
+    config, variables = load_face_network(run, mesh)
+    return OurClassifier(config, jax.device_get(variables), variables_bytes(run))

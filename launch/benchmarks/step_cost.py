@@ -1,0 +1,94 @@
+"""What a teacher adds to a student's training step: run along with it, or read from what it said before."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from avemo.labels import EXPRESSIONS
+from avemo.models.face import FaceConfig, FaceNetwork
+from avemo.stages import student, teacher
+from avemo.stages.student import Distillation, teach
+from avemo.stages.supervision import training_faces
+from avemo.training import Stage
+from data_pipelines.loaders import FaceSet
+from launch.benchmarks.our_step import Loop, OurStep
+from launch.benchmarks.results import round_by_round
+from launch.benchmarks.stopwatch import Contestant, in_turn
+from launch.benchmarks.workload import Workload
+from launch.loop import CPU_OPTIONS, Together
+from launch.teacher_cache import cached_teacher
+from launch.train import corpora_of, face_streams, from_kept_outputs, without_teacher
+
+ALONE = "from labels alone"
+CACHED = "with what the teacher said before"
+ONLINE = "with the teacher"
+TEACHER = "teacher's forward pass"
+
+ROUNDS = 7
+ROUND_S = 3.0
+
+
+def measure_steps(
+    config: Distillation, taught_by: tuple[FaceConfig, Any], data: Path, faces: FaceSet, mesh: Mesh
+) -> dict[str, Any]:
+    """Time a student's step, loader included, with and without its teacher, in turn.
+
+    Args:
+        config: the distillation; without a number of views what the teacher said before isn't timed.
+        taught_by: the teacher's network and variables.
+        data: folder of the prepared corpora.
+        faces: the labelled faces.
+        mesh: the devices.
+
+    Returns:
+        "seconds" of a step of each, round by round, and "ratios", of cached to alone, and of online to alone and the
+        teacher's forward pass together.
+    """
+    weights = np.ones(len(EXPRESSIONS), np.float32)
+    stages = {ALONE: teacher.build(without_teacher(config), weights, seed=0)}
+    stages[ONLINE] = distilled = student.build(config, weights, 0, [taught_by])
+    batches = {ALONE: face_streams(data, faces, config, 0), ONLINE: face_streams(data, faces, config, 0)}
+    if config.views:
+        kept = {name: [cached_teacher(data, name, *taught_by, config, mesh)] for name in corpora_of(config, faces)}
+        stages[CACHED] = from_kept_outputs(distilled)
+        batches[CACHED] = face_streams(data, faces, config, 0, taught=kept)
+
+    contestants: dict[str, Contestant] = {
+        name: Loop(batches[name], OurStep(_workload(config, stage, batches[name]), mesh))
+        for name, stage in stages.items()
+    }
+    contestants[TEACHER] = Forward(config, taught_by, next(batches[ONLINE]))
+    rates = in_turn(contestants, ROUNDS, ROUND_S, lambda line: None)
+    seconds = {name: [1 / rate for rate in values] for name, values in rates.items()}
+    apart = [sum(pair) for pair in zip(seconds[ALONE], seconds[TEACHER], strict=True)]
+    ratios = {"online / (alone + teacher's forward pass)": round_by_round(seconds[ONLINE], apart)}
+    if config.views:
+        ratios["cached / alone"] = round_by_round(seconds[CACHED], seconds[ALONE])
+    return {"seconds": seconds, "ratios": ratios}
+
+
+class Forward:
+    """A teacher over the faces of one batch, as the student's step runs it."""
+
+    def __init__(self, config: Distillation, taught_by: tuple[FaceConfig, Any], batch: Any) -> None:
+        network, self.variables = FaceNetwork(taught_by[0]), taught_by[1]
+        self.images = jax.jit(partial(training_faces, config=config, seed=0))(batch)
+        options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+        self.teach = jax.jit(lambda v, x: teach(network, v, x, None)[0], compiler_options=options)
+
+    def __call__(self, steps: int) -> float:
+        """Run it so many times. Returns the seconds it took."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            said = self.teach(self.variables, self.images)
+        jax.block_until_ready(said)
+        return time.perf_counter() - start
+
+
+def _workload(config: Distillation, stage: Stage, batches: Together) -> Workload:
+    return Workload(config, stage, next(batches), config.batch_size + 3 * config.triplet_batch_size, "images")
