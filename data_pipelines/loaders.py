@@ -28,6 +28,16 @@ from data_pipelines.taught import Taught
 FaceSet = Literal["affectnet", "faces"]
 """Prepared datasets of labelled faces: AffectNet's, and people's own."""
 
+PictureSet = Literal["affectnet", "fec", "faces"]
+"""Prepared datasets whose faces teach without labels: see `PICTURES`."""
+
+PICTURES: dict[PictureSet, tuple[str, str]] = {
+    "affectnet": ("affectnet", "unlabelled"),
+    "fec": ("fec/faces", "train"),
+    "faces": ("faces", "train"),
+}
+"""Dataset and split of each: AffectNet's that have no expression, FEC's photographs, and people's own."""
+
 ClipSet = Literal["recola", "clips"]
 """Prepared datasets of annotated recordings: RECOLA's, and people's own."""
 
@@ -132,21 +142,56 @@ def face_eval_batches(
 
 
 def picture_batches(
-    data_dir: Path, name: str, *, batch_size: int, shard_index: int = 0, shard_count: int = 1, threads: int = 4
+    data_dir: Path,
+    name: PictureSet,
+    *,
+    batch_size: int,
+    seed: int,
+    taught: Sequence[Taught] = (),
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """Faces whose labels, if any, nobody looks at, for training, without end.
+
+    Args:
+        data_dir: The folder of prepared datasets.
+        name: Which faces.
+        batch_size: Faces per batch (B), on this host.
+        seed: Determines the order.
+        taught: What teachers said of these faces.
+        shard_index: Which part of every batch this host takes.
+        shard_count: How many hosts share the batches.
+        threads: Threads that read and decode.
+
+    Returns:
+        An iterator over dicts: "image" uint8 B×H×W×3 (RGB), "index" int64 B (position in the split), "epoch" int32 B
+        (how often the split was gone through before); with teachers "taught", a tuple of dicts of float32 B×D.
+
+    Raises:
+        DataError: The dataset isn't prepared, or has no such faces.
+    """
+    source = _pictures(open_split(data_dir, *PICTURES[name]))
+    add = functools.partial(_with_taught, taught, "index")
+    return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads, add)
+
+
+def all_pictures(
+    data_dir: Path,
+    dataset: str,
+    split: str,
+    *,
+    batch_size: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    threads: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """All faces of a training split once, without their labels; `name` is "fec" or a `FaceSet`.
+    """All faces of a prepared dataset's split once, without their labels.
 
     Yields:
         "image" uint8 B×H×W×3 (RGB), "index" int64 B (position in the split), "valid" bool B, as `face_eval_batches`.
     """
-    records = open_split(data_dir, _FEC_PARTS[0] if name == "fec" else name, "train")
-    features = _Features(records, ("image",))
-
-    def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
-        (jpegs,) = features.read(indices)
-        return {"image": _decode(jpegs), "index": np.array(indices, np.int64)}
-
-    source = _Source(np.arange(len(records)), load)
+    source = _pictures(open_split(data_dir, dataset, split))
     return _evaluation_iterator(source, batch_size, shard_index, shard_count, threads)
 
 
@@ -316,6 +361,16 @@ def _faces(records: Records) -> _Source:
             shares = np.array(soft_labels[0], np.float32)
             batch |= {"soft_label": shares, "soft_label_valid": np.any(shares > 0, axis=-1)}
         return batch
+
+    return _Source(np.arange(len(records)), load)
+
+
+def _pictures(records: Records) -> _Source:
+    features = _Features(records, ("image",))
+
+    def load(indices: Sequence[int]) -> dict[str, np.ndarray]:
+        (jpegs,) = features.read(indices)
+        return {"image": _decode(jpegs), "index": np.array(indices, np.int64)}
 
     return _Source(np.arange(len(records)), load)
 

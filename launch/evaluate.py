@@ -107,7 +107,7 @@ def evaluate_face_network(
 ) -> None:
     """Add a teacher's or student's figures, its confusion matrix and its predictions on sample faces."""
     config, variables = load_face_network(run, mesh)
-    with_fec = "fec" in read_record(run).inputs and "fec" in preparations(data)
+    with_fec = read_record(run).config["triplet_batch_size"] > 0 and "fec" in preparations(data)
     for corpus in (faces, "fec") if with_fec else (faces,):
         check_image_size(data, corpus, config.image_size)
     evaluator = Evaluator(partial(supervision.evaluate_faces, FaceNetwork(config)), mesh)

@@ -27,13 +27,20 @@ FACES_PER_CALL = 256
 
 
 def cached_teacher(
-    data: Path, name: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh
+    data: Path,
+    stream: str,
+    source: tuple[str, str],
+    network: FaceConfig,
+    variables: Any,
+    config: Distillation,
+    mesh: Mesh,
 ) -> Taught:
-    """What a teacher says of a corpus' training faces in each of their views; what isn't there yet is written.
+    """What a teacher says of faces in each of their views; what isn't there yet is written.
 
     Args:
         data: folder of the prepared corpora.
-        name: the labelled faces' ("affectnet" or "faces"), or "fec".
+        stream: how the training calls these faces, see `supervision.STREAMS`.
+        source: their dataset and split.
         network: the teacher's.
         variables: the teacher's.
         config: the distillation; says how faces are varied.
@@ -45,46 +52,48 @@ def cached_teacher(
         "expression": len(EXPRESSIONS),
         "valence_arousal": len(DIMENSIONS),
     }
-    key = _key(loaders.fingerprint(data, name), network, variables, config)
-    taught = Taught.beside(data, name, key, sizes, config.views)
-    say = _speaker(name, network, variables, config, mesh)
-    for view in taught.missing_views():
-        outputs = _all_outputs(data, name, partial(say, view), mesh, f"teacher on {name}, view {view + 1}")
+    corpus = source[0].partition("/")[0]
+    key = _key([loaders.fingerprint(data, corpus), *source, stream], network, variables, config)
+    taught = Taught.beside(data, corpus, key, sizes, config.views)
+    say = _speaker(stream, network, variables, config, mesh)
+    views = tqdm(taught.missing_views(), desc=f"teacher on {corpus}", unit="view", disable=not is_first_host())
+    for view in views:
+        outputs = _all_outputs(data, source, partial(say, view), mesh)
         if is_first_host():
             taught.write(view, outputs)
     from_first_host(lambda: True)  # nobody reads before all is written
     return taught
 
 
-def _key(faces: str, network: FaceConfig, variables: Any, config: Distillation) -> str:
+def _key(faces: list[str], network: FaceConfig, variables: Any, config: Distillation) -> str:
     """A digest of the faces, the teacher, and the way that faces are varied."""
-    what = [faces, asdict(network), config.network.image_size, asdict(config.augment)]
+    what = [*faces, asdict(network), config.network.image_size, asdict(config.augment)]
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for leaf in jax.tree.leaves(jax.device_get(variables)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _speaker(name: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh) -> Callable[..., Any]:
+def _speaker(stream: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh) -> Callable[..., Any]:
     """(view, batch of faces) -> the teacher's outputs, and which face each is of."""
     variables = jax.device_put(variables, replicated(mesh))
-    corpus = "fec" if name == "fec" else "affectnet"
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def say(variables: Any, view: int, batch: Any) -> Any:
-        images = vary(corpus, batch["image"], batch["index"], view, config, config.views)
+        images = vary(stream, batch["image"], batch["index"], view, config, config.views)
         outputs, _ = teach(FaceNetwork(network), variables, images, None)
         return outputs, batch["index"]
 
     return partial(say, variables)
 
 
-def _all_outputs(data: Path, name: str, say: Callable[[Any], Any], mesh: Mesh, description: str) -> dict[str, Any]:
-    """The teacher's outputs on all faces of a corpus, in order."""
+def _all_outputs(data: Path, source: tuple[str, str], say: Callable[[Any], Any], mesh: Mesh) -> dict[str, Any]:
+    """The teacher's outputs on all faces of a dataset's split, in order."""
     size = FACES_PER_CALL * mesh.size
-    batches = loaders.picture_batches(data, name, batch_size=size // jax.process_count(), **host_share())
+    dataset, split = source
+    batches = loaders.all_pictures(data, dataset, split, batch_size=size // jax.process_count(), **host_share())
     said, places = [], []
-    for batch in tqdm(batches, desc=description, unit="batch", disable=not is_first_host()):
+    for batch in batches:
         outputs, index = jax.device_get(say(put_batch(mesh, {key: batch[key] for key in ("image", "index")})))
         said.append(outputs)
         places.append(index)

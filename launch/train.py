@@ -1,8 +1,8 @@
 """`avemo train {teacher,student,fusion}`: put data, stage and loop together."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ from avemo.stages.student import Distillation
 from avemo.stages.supervision import FaceTraining, class_weights
 from avemo.training import Stage
 from data_pipelines import loaders
-from data_pipelines.loaders import ClipSet, FaceSet
+from data_pipelines.loaders import ClipSet, FaceSet, PictureSet
 from data_pipelines.records import open_split
 from data_pipelines.taught import Taught
 from launch.checkpoints import Checkpoints
@@ -158,22 +158,28 @@ class TrainStudent(FaceRun):
             self-distillation.
         cache_teacher: run each teacher once over all faces in all their --views, keep what it says beside the data, and
             learn from that: the first student pays for it, later ones train as fast as without a teacher.
+        unlabelled: faces to learn from beside those with labels, by what the teachers say of them alone: AffectNet's
+            without an expression (`avemo prepare affectnet --unlabelled`), FEC's, or your own.
         config: the training itself.
     """
 
     teacher: tuple[Path, ...] = tyro.MISSING
     config: Annotated[Distillation, arg(name="")] = student.PAPER
     cache_teacher: bool = False
+    unlabelled: PictureSet | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.unlabelled is None) != (self.config.unlabelled_batch_size == 0):
+            raise ValueError("--unlabelled says which faces, --unlabelled-batch-size how many: give both or neither")
         if self.cache_teacher and not self.config.views:
             raise ValueError("--cache-teacher needs a number of ways to vary each face: add, for instance, --views 10")
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
         config = self.config
-        inputs = face_inputs(self) | {"teacher": [run_input(teacher) for teacher in self.teacher]}
+        inputs = face_inputs(self, self.unlabelled)
+        inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
         record = RunRecord.new("student", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
@@ -182,13 +188,13 @@ class TrainStudent(FaceRun):
         except ValueError as error:
             raise LaunchError(f"{', '.join(map(str, self.teacher))} can't teach this student: {error}") from error
         if not self.cache_teacher:
-            train_faces(self, mesh, record, config, stage)
+            train_faces(self, mesh, record, config, stage, unlabelled=self.unlabelled)
             return
         taught = {
-            name: [cached_teacher(self.data, name, *teacher, config, mesh) for teacher in teachers]
-            for name in corpora_of(config, self.faces)
+            stream: [cached_teacher(self.data, stream, source, *teacher, config, mesh) for teacher in teachers]
+            for stream, source in sources_of(config, self.faces, self.unlabelled).items()
         }
-        train_faces(self, mesh, record, config, from_kept_outputs(stage), taught)
+        train_faces(self, mesh, record, config, from_kept_outputs(stage), taught, self.unlabelled)
 
 
 @dataclass(frozen=True)
@@ -259,16 +265,17 @@ def train_faces(
     config: FaceTraining,
     stage: Stage,
     taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+    unlabelled: PictureSet | None = None,
 ) -> None:
     """What teacher and student have in common: faces in, figures on labelled faces and on FEC out.
 
-    `taught` is what teachers said of the faces of each corpus.
+    `taught` is what teachers said of the faces of each stream.
     """
-    for corpus in record.inputs.keys() & {run.faces, "fec"}:
-        check_image_size(run.data, corpus, config.network.image_size)
-    sizes = {"batch_size": config.batch_size, "triplet_batch_size": config.triplet_batch_size}
+    for dataset, _ in sources_of(config, run.faces, unlabelled).values():
+        check_image_size(run.data, dataset.partition("/")[0], config.network.image_size)
+    sizes = {name: size for name, size in asdict(config).items() if name.endswith("batch_size")}
     check_batch_size(mesh, config.accumulate, **sizes)
-    batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, taught)
+    batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, taught, unlabelled)
     if not run.hold_out:
         open_split(run.data, run.faces, "validation")  # if there is none, it is told now, not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
@@ -286,7 +293,7 @@ def train_faces(
         stage=stage,
         batches=batches,
         steps=config.steps,
-        examples_per_step=config.batch_size + 3 * config.triplet_batch_size,
+        examples_per_step=faces_in_a_step(config),
         seed=run.seed,
         mesh=mesh,
         rhythm=run.rhythm,
@@ -302,6 +309,7 @@ def face_streams(
     seed: int,
     hold_out: float = 0.0,
     taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+    unlabelled: PictureSet | None = None,
 ) -> Together:
     """The training batches of a face network, this host's share of each.
 
@@ -311,15 +319,28 @@ def face_streams(
         config: says how many of them, and how many of FEC's triplets, make a batch.
         seed: of the order.
         hold_out: share of the labelled faces that is left out.
-        taught: what teachers said of the faces of each corpus.
+        taught: what teachers said of the faces of each stream.
+        unlabelled: faces to be learnt from without labels.
     """
     hosts = jax.process_count()
-    share: Any = {"seed": seed} | host_share()
-    labelled: Any = {"name": faces, "hold_out": hold_out, "taught": taught.get(faces, ())}
-    streams = {"affectnet": loaders.face_batches(data, batch_size=config.batch_size // hosts, **labelled, **share)}
+    share: Callable[[str], Any] = lambda stream: {"seed": seed, "taught": taught.get(stream, ())} | host_share()
+    streams = {
+        "affectnet": loaders.face_batches(
+            data, batch_size=config.batch_size // hosts, name=faces, hold_out=hold_out, **share("affectnet")
+        )
+    }
     if triplets := config.triplet_batch_size // hosts:
-        streams["fec"] = loaders.triplet_batches(data, batch_size=triplets, taught=taught.get("fec", ()), **share)
+        streams["fec"] = loaders.triplet_batches(data, batch_size=triplets, **share("fec"))
+    if unlabelled and isinstance(config, Distillation):
+        count = config.unlabelled_batch_size // hosts
+        streams["unlabelled"] = loaders.picture_batches(data, unlabelled, batch_size=count, **share("unlabelled"))
     return Together(streams)
+
+
+def faces_in_a_step(config: FaceTraining) -> int:
+    """How many pictures all streams together give."""
+    unlabelled = config.unlabelled_batch_size if isinstance(config, Distillation) else 0
+    return config.batch_size + 3 * config.triplet_batch_size + unlabelled
 
 
 def without_teacher(config: Distillation) -> FaceTraining:
@@ -332,15 +353,25 @@ def from_kept_outputs(stage: Stage) -> Stage:
     return stage._replace(frozen=((),))
 
 
-def face_inputs(run: TrainTeacher | TrainStudent) -> dict[str, Any]:
+def face_inputs(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from, by the name of the dataset."""
-    held_out = {"hold_out": run.hold_out} if run.hold_out else {}
-    return {name: loaders.fingerprint(run.data, name) for name in corpora_of(run.config, run.faces)} | held_out
+    sources = sources_of(run.config, run.faces, unlabelled).values()
+    corpora = dict.fromkeys(dataset.partition("/")[0] for dataset, _ in sources)
+    inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora}
+    told = {"hold_out": run.hold_out, "unlabelled": unlabelled}
+    return inputs | {name: value for name, value in told.items() if value}
 
 
-def corpora_of(config: FaceTraining, faces: FaceSet) -> tuple[str, ...]:
-    """The names of the datasets that a face network learns from."""
-    return (faces, "fec") if config.triplet_batch_size else (faces,)
+def sources_of(
+    config: FaceTraining, faces: FaceSet, unlabelled: PictureSet | None = None
+) -> dict[str, tuple[str, str]]:
+    """Dataset and split of the pictures of each stream."""
+    sources: dict[str, tuple[str, str]] = {"affectnet": (faces, "train")}
+    if config.triplet_batch_size:
+        sources["fec"] = loaders.PICTURES["fec"]
+    if unlabelled:
+        sources["unlabelled"] = loaders.PICTURES[unlabelled]
+    return sources
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:

@@ -27,6 +27,7 @@ from avemo.models.face import (
     init_variables,
 )
 from avemo.stages.supervision import (
+    STREAMS,
     FaceTraining,
     Outputs,
     SupervisionConfig,
@@ -67,6 +68,8 @@ class Distillation(FaceTraining):
             FEC's faces, or without FEC in the embedding.
         angle_weight: weight of the angles between them (Park et al. 2019); memory grows with the third power of
             their number.
+        unlabelled_batch_size: faces without labels in a step, over all devices; the student learns from them what the
+            teachers say.
         views: in how many ways each face is varied; 0 is a new one in every epoch. With a given number, what a teacher
             says of each can be kept (`--cache-teacher`).
     """
@@ -79,12 +82,15 @@ class Distillation(FaceTraining):
     embedding_match: Literal["cosine", "hint"] = "cosine"
     distance_weight: float = 1.0
     angle_weight: float = 0.0
+    unlabelled_batch_size: int = 0
     views: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.imitation_weights().values()) < 0 or self.labels_weight < 0:
             raise ValueError(f"the loss weights must not be negative: {self}")
+        if self.unlabelled_batch_size < 0 or self.unlabelled_batch_size % self.accumulate:
+            raise ValueError("unlabelled_batch_size must not be negative, and accumulate must divide it")
         if self.temperature <= 0 or self.views < 0:
             raise ValueError(f"temperature {self.temperature} must be positive, views {self.views} not negative")
 
@@ -190,12 +196,9 @@ def kept_outputs(batch: Batch) -> list[Outputs]:
     """What each teacher said of the faces of `training_faces` where the batch brings it along; else nothing."""
     if "taught" not in batch["affectnet"]:
         return []
-    of_triplets = batch["fec"]["taught"] if "fec" in batch else [{}] * len(batch["affectnet"]["taught"])
-    join = lambda rows, more: rows if more is None else jnp.concatenate([rows, more.reshape(-1, *rows.shape[1:])])
-    return [
-        {name: join(rows, fec.get(name)) for name, rows in affectnet.items()}
-        for affectnet, fec in zip(batch["affectnet"]["taught"], of_triplets, strict=True)
-    ]
+    streams = [batch[stream]["taught"] for stream in STREAMS if stream in batch]
+    rows = lambda name, parts: jnp.concatenate([part[name].reshape(-1, part[name].shape[-1]) for part in parts])
+    return [{name: rows(name, parts) for name in parts[0]} for parts in zip(*streams, strict=True)]
 
 
 def imitation_losses(

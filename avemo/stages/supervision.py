@@ -1,7 +1,8 @@
 """Learning a face network from labels: what the teacher does, and what a student does beside imitating it.
 
-A batch is `{"affectnet": …, "fec": …}`; a run without FEC has no "fec". Faces of both travel through the network in
-one forward pass, AffectNet's first. People's own labelled faces may stand in AffectNet's place.
+A batch is `{"affectnet": …, "fec": …, "unlabelled": …}`; a run without FEC has no "fec", and only a student learns from
+faces without labels. All travel through the network in one forward pass, in this order. People's own labelled faces may
+stand in AffectNet's place.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from avemo.training import Batch, Optimizer, OptimizerConfig, TrainState, in_pie
 
 Outputs = Mapping[str, jax.Array]
 """What a face network returns, by name."""
+
+STREAMS = ("affectnet", "fec", "unlabelled")
+"""The parts of a batch, in the order in which their faces travel through the network."""
 
 VIEWS_SEED = 0
 """Seeds the augmentation where there is a number of views, the same ones in every run."""
@@ -108,7 +112,7 @@ def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
 
 
 def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0) -> jax.Array:
-    """All faces of a training batch, augmented: AffectNet's B, then FEC's 3·B' in triplet order.
+    """All faces of a training batch, augmented: AffectNet's B, FEC's 3·B' in triplet order, those without labels.
 
     How a face is varied follows from its place in the dataset and from the epoch, not from the step or the batch.
 
@@ -118,37 +122,35 @@ def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0
         seed: that of the run.
         views: if positive, a face is varied in so many ways only, one epoch after the other, the same with every seed.
     """
-    labelled = batch["affectnet"]
-    images = labelled["image"]
-    keys = _view_keys("affectnet", labelled["index"], labelled["epoch"], seed, views)
-    if "fec" in batch:
-        triplets = batch["fec"]
-        epoch = jnp.repeat(triplets["epoch"], 3)
-        images = jnp.concatenate([images, triplets["image"].reshape(-1, *images.shape[1:])])
-        keys = jnp.concatenate([keys, _view_keys("fec", triplets["faces"].reshape(-1), epoch, seed, views)])
-    return augment(keys, images, config.network.image_size, config.augment)
+    images, keys = [], []
+    for stream, part in ((stream, batch[stream]) for stream in STREAMS if stream in batch):
+        face = part["faces"].reshape(-1) if stream == "fec" else part["index"]
+        epoch = jnp.repeat(part["epoch"], 3) if stream == "fec" else part["epoch"]
+        images.append(part["image"].reshape(-1, *part["image"].shape[-3:]))
+        keys.append(_view_keys(stream, face, epoch, seed, views))
+    return augment(jnp.concatenate(keys), jnp.concatenate(images), config.network.image_size, config.augment)
 
 
 def vary(
-    corpus: str, images: jax.Array, face_B: jax.Array, view: int | jax.Array, config: FaceTraining, views: int
+    stream: str, images: jax.Array, face_B: jax.Array, view: int | jax.Array, config: FaceTraining, views: int
 ) -> jax.Array:
-    """Faces of one corpus ("affectnet" or "fec") in one of their views, as `training_faces` varies them.
+    """Faces of one stream in one of their views, as `training_faces` varies them.
 
     Args:
-        corpus: whose faces; people's own count as AffectNet's.
+        stream: one of `STREAMS`.
         images: the faces.
         face_B: their places in the dataset.
         view: which of the views.
         config: size and augmentation.
         views: how many there are.
     """
-    keys = _view_keys(corpus, face_B, jnp.full_like(face_B, view), VIEWS_SEED, views)
+    keys = _view_keys(stream, face_B, jnp.full_like(face_B, view), VIEWS_SEED, views)
     return augment(keys, images, config.network.image_size, config.augment)
 
 
-def _view_keys(corpus: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:
+def _view_keys(stream: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:
     """The key of each face's augmentation in an epoch."""
-    key = stream_key(VIEWS_SEED if views else seed, f"augment {corpus}")
+    key = stream_key(VIEWS_SEED if views else seed, f"augment {stream}")
     fold = lambda face, view: jax.random.fold_in(jax.random.fold_in(key, face), view)
     return jax.vmap(fold)(face_B, epoch_B % views if views else epoch_B)
 
@@ -176,9 +178,10 @@ def heads(outputs: Outputs) -> Outputs:
 def split_outputs(outputs: Outputs, batch: Batch) -> tuple[Outputs, Outputs]:
     """The outputs of the faces of `training_faces`: AffectNet's, and FEC's with a triplet axis (B', 3, …)."""
     affectnet = batch["affectnet"]["image"].shape[0]
+    end = affectnet + (3 * batch["fec"]["image"].shape[0] if "fec" in batch else 0)
     return (
         {name: value[:affectnet] for name, value in outputs.items()},
-        {name: value[affectnet:].reshape(-1, 3, *value.shape[1:]) for name, value in outputs.items()},
+        {name: value[affectnet:end].reshape(-1, 3, *value.shape[1:]) for name, value in outputs.items()},
     )
 
 

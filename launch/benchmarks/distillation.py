@@ -223,7 +223,7 @@ class BenchmarkDistillation:
 
     def _more_scores(self, network: OurClassifier, run: Path, mesh: Mesh) -> dict[str, Any]:
         """Triplets, and valence and arousal, where there are labels."""
-        with_fec = "fec" in read_record(run).inputs
+        with_fec = read_record(run).config["triplet_batch_size"] > 0
         evaluator = Evaluator(partial(supervision.evaluate_faces, FaceNetwork(network.config)), mesh)
         metrics = face_results(score_faces(evaluator, network.variables, self.data, self.faces, with_fec))
         return {name: value for name, value in metrics.items() if name.startswith(("triplet_accuracy", "ccc"))}

@@ -22,7 +22,7 @@ from launch.benchmarks.stopwatch import Contestant, in_turn
 from launch.benchmarks.workload import Workload
 from launch.loop import CPU_OPTIONS, Together
 from launch.teacher_cache import cached_teacher
-from launch.train import corpora_of, face_streams, from_kept_outputs, without_teacher
+from launch.train import face_streams, faces_in_a_step, from_kept_outputs, sources_of, without_teacher
 
 ALONE = "from labels alone"
 CACHED = "with what the teacher said before"
@@ -54,7 +54,8 @@ def measure_steps(
     stages[ONLINE] = distilled = student.build(config, weights, 0, [taught_by])
     batches = {ALONE: face_streams(data, faces, config, 0), ONLINE: face_streams(data, faces, config, 0)}
     if config.views:
-        kept = {name: [cached_teacher(data, name, *taught_by, config, mesh)] for name in corpora_of(config, faces)}
+        sources = sources_of(config, faces).items()
+        kept = {stream: [cached_teacher(data, stream, source, *taught_by, config, mesh)] for stream, source in sources}
         stages[CACHED] = from_kept_outputs(distilled)
         batches[CACHED] = face_streams(data, faces, config, 0, taught=kept)
 
@@ -91,4 +92,4 @@ class Forward:
 
 
 def _workload(config: Distillation, stage: Stage, batches: Together) -> Workload:
-    return Workload(config, stage, next(batches), config.batch_size + 3 * config.triplet_batch_size, "images")
+    return Workload(config, stage, next(batches), faces_in_a_step(config), "images")

@@ -158,6 +158,35 @@ def test_faces_are_varied_by_their_place_and_epoch_and_with_views_by_nothing_els
     assert not jnp.array_equal(varied(1, views=3), varied(2, views=3))
 
 
+def test_faces_without_labels_teach_by_imitation_alone(taught):
+    """They come last, change no loss against labels, and are imitated as all others are."""
+    batch = faces()
+    more = batch | {"unlabelled": {name: batch["affectnet"][name][:2] for name in ("image", "index", "epoch")}}
+    plain = replace(TRAINING, augment=AugmentConfig())
+    few, all_ = (supervision.training_faces(each, plain, 0) for each in (batch, more))
+    np.testing.assert_array_equal(all_[: len(few)], few)
+    assert len(all_) == len(few) + 2
+
+    variables = taught[0].variables
+    network = FaceNetwork(NETWORK)
+    outputs, of_others = (network.apply(each, all_, train=False) for each in (variables, untrained(network)))
+    first = lambda said: {name: value[: len(few)] for name, value in said.items()}
+    labels = label_losses(outputs, more, EVEN, SupervisionConfig())
+    assert labels == label_losses(first(outputs), batch, EVEN, SupervisionConfig())
+    same = [{"kernel": jnp.eye(16), "bias": jnp.zeros(16)}]
+    imitate = lambda mine, theirs, of: student.imitation_losses(
+        mine, [theirs], same, of, student.Distillation(**vars(TRAINING))
+    )
+    whole = imitate(outputs, of_others, more)
+    part = imitate(first(outputs), first(of_others), batch)
+    rest = {name: value[len(few) :] for name, value in outputs.items()}
+    of_rest = {name: value[len(few) :] for name, value in of_others.items()}
+    of_unlabelled = imitate(rest, of_rest, {})["soft_targets"]
+    mean = (len(few) * part["soft_targets"] + 2 * of_unlabelled) / (len(few) + 2)
+    assert float(whole["soft_targets"]) == pytest.approx(float(mean), rel=1e-5)
+    assert float(whole["distances"]) == pytest.approx(float(part["distances"]), rel=1e-6)  # FEC's alone
+
+
 def untrained(network):
     return jax.jit(lambda: init_variables(network, jax.random.key(0)))()
 

@@ -1,6 +1,7 @@
 """`--cache-teacher`: what a teacher said is kept beside the data, and teaches as the teacher itself would."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -38,10 +39,14 @@ def passes(monkeypatch):
     return found
 
 
-def test_it_teaches_as_the_teachers_themselves(tiny, teachers, tmp_path, passes):
-    online = train(tiny, tmp_path / "online", teachers)
-    cached = train(tiny, tmp_path / "cached", teachers, "--cache-teacher")
-    assert sorted(passes) == [0, 0, 0, 0, 1, 1, 1, 1]  # two corpora, two teachers, two views
+@pytest.mark.parametrize(
+    ("streams", "options"), [(2, []), (3, ["--unlabelled", "fec", "--unlabelled-batch-size", "4"])]
+)
+def test_it_teaches_as_the_teachers_themselves(tiny, teachers, tmp_path, passes, streams, options):
+    shutil.rmtree(tiny.data / "taught", ignore_errors=True)
+    online = train(tiny, tmp_path / "online", teachers, *options)
+    cached = train(tiny, tmp_path / "cached", teachers, *options, "--cache-teacher")
+    assert sorted(passes) == [0] * 2 * streams + [1] * 2 * streams  # of two teachers and two views
     for mine, theirs in zip(cached, online, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
 
@@ -68,9 +73,9 @@ def test_the_key_follows_every_number_of_the_teacher(teachers):
 
     variables = {"params": {"a": np.zeros(3, np.float32)}}
     changed = jax.tree.map(lambda leaf: leaf + np.eye(1, 3, 1, dtype=np.float32)[0] * 1e-6, variables)
-    keys = [teacher_cache._key("f", DEMO_TEACHER, each, DEMO) for each in (variables, changed, variables)]
+    keys = [teacher_cache._key(["f"], DEMO_TEACHER, each, DEMO) for each in (variables, changed, variables)]
     assert keys[0] == keys[2] != keys[1]
-    assert teacher_cache._key("g", DEMO_TEACHER, variables, DEMO) != keys[0]
+    assert teacher_cache._key(["g"], DEMO_TEACHER, variables, DEMO) != keys[0]
 
 
 def test_a_view_that_was_half_written_is_written_again(tmp_path):
@@ -84,6 +89,13 @@ def test_a_view_that_was_half_written_is_written_again(tmp_path):
     found = taught.read(np.array([3, 0, 3]), np.array([1, 2, 4]))
     np.testing.assert_array_equal(found["a"], [[6, 7], [0, -1], [-6, -7]])
     np.testing.assert_array_equal(found["b"], [[13], [-10], [-13]])
+
+
+@pytest.mark.parametrize("options", [["--unlabelled", "fec"], ["--unlabelled-batch-size", "4"]])
+def test_faces_without_labels_want_both_a_source_and_a_number(tiny, teachers, tmp_path, capsys, options):
+    with pytest.raises(SystemExit):
+        train(tiny, tmp_path, teachers, *options)
+    assert "give both or neither" in capsys.readouterr().err
 
 
 def test_without_a_number_of_views_there_is_nothing_to_keep(tiny, teachers, tmp_path, capsys):
