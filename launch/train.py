@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -44,19 +44,10 @@ from launch.prepare import check_image_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 from launch.teacher_cache import cached_teacher
 
-Preset = Literal["demo", "small", "tiny", "mobile", "densenet", "paper"]
-
 PRESETS: dict[str, dict[str, Any]] = {
-    "teacher": {"demo": teacher.DEMO, "small": teacher.SMALL, "paper": teacher.PAPER},
-    "student": {
-        "demo": student.DEMO,
-        "small": student.SMALL,
-        "tiny": student.TINY,
-        "mobile": student.MOBILE,
-        "densenet": student.DENSENET,
-        "paper": student.PAPER,
-    },
-    "fusion": {"demo": fusion.DEMO, "paper": fusion.PAPER},
+    "teacher": {**teacher.PRESETS},
+    "student": {**student.PRESETS},
+    "fusion": {**fusion.PRESETS},
 }
 """What `--preset` starts from, by stage."""
 
@@ -68,7 +59,7 @@ class Run:
     Attributes:
         data: folder of the prepared corpora (the --out of `avemo prepare`).
         out: folder of this run: its configuration, metrics and checkpoints.
-        preset: where the settings below start from.
+        preset: where the settings below start from; one of another name is told with those there are.
         seed: root of all random numbers.
         resume: go on with a run that was stopped.
         rhythm: when to log, evaluate and save.
@@ -80,7 +71,7 @@ class Run:
 
     data: Path
     out: Path
-    preset: Preset = "paper"
+    preset: str = "paper"
     seed: int = 0
     resume: bool = False
     rhythm: Annotated[Rhythm, arg(name="")] = field(default_factory=Rhythm)

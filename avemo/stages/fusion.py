@@ -191,3 +191,6 @@ DEMO = FusionTraining(
     annotation_delay_s=2.0,
 )
 """`avemo train fusion --preset demo`: the synthetic RECOLA, less than a minute on two CPU cores."""
+
+PRESETS = {"demo": DEMO, "paper": PAPER}
+"""What `avemo train fusion --preset` starts from."""

@@ -272,3 +272,6 @@ DEMO = Distillation(
     triplet_batch_size=24,
 )
 """`avemo train student --preset demo`: the synthetic corpora, 40×40, about a minute on two CPU cores."""
+
+PRESETS = {"demo": DEMO, "tiny": TINY, "small": SMALL, "mobile": MOBILE, "densenet": DENSENET, "paper": PAPER}
+"""What `avemo train student --preset` starts from."""

@@ -113,3 +113,6 @@ DEMO = FaceTraining(
 
 With so few steps the paper's alpha of 0.1 leaves expressions half learned; 1 learns both (our choice).
 """
+
+PRESETS = {"demo": DEMO, "small": SMALL, "paper": PAPER}
+"""What `avemo train teacher --preset` starts from."""
