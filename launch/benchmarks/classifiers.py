@@ -144,10 +144,11 @@ class MiniXception:
 
     def build(self, batch: int, threads: int | None) -> Built:
         """Load it; None leaves the number of threads to LiteRT, which takes one."""
+        path = self.path  # if anything isn't installed, it is told now
         from ai_edge_litert.interpreter import Interpreter
 
         start = time.perf_counter()
-        interpreter = Interpreter(str(self.path), num_threads=threads)
+        interpreter = Interpreter(str(path), num_threads=threads)
         place = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(place, (batch, MINI_XCEPTION_SIDE, MINI_XCEPTION_SIDE, 1))
         interpreter.allocate_tensors()
