@@ -16,7 +16,7 @@ from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
 from launch.hosts import host_share
 from launch.interruption import Check
-from launch.mesh import own_rows, put_batch, replicated
+from launch.mesh import compiler_options, own_rows, put_batch, replicated
 
 EVAL_BATCH_SIZE = 128
 """Faces in an evaluation batch; it has no influence on the result."""
@@ -32,7 +32,8 @@ class Evaluator:
     def __init__(self, eval_step: Callable[[Any, Any], Any], mesh: Mesh) -> None:
         self.mesh = mesh
         everywhere = replicated(mesh)  # so that every host can read the figures
-        self.eval_step = jax.jit(eval_step, out_shardings=everywhere)
+        options = compiler_options(mesh.devices.flat[0])
+        self.eval_step = jax.jit(eval_step, out_shardings=everywhere, compiler_options=options)
         self.merge = jax.jit(merge, out_shardings=everywhere)
 
     def __call__(self, variables: Any, batches: Iterable[Mapping[str, Any]], check: Check = to_the_end) -> Any:

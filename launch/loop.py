@@ -21,15 +21,12 @@ from launch.checkpoints import Checkpoints, is_whole
 from launch.errors import LaunchError
 from launch.hosts import from_first_host, is_first_host
 from launch.interruption import Check, Interrupted, Interruption
-from launch.mesh import put_batch, replicated, split_batch, state_sharding, with_whole_parameters
+from launch.mesh import compiler_options, put_batch, replicated, split_batch, state_sharding, with_whole_parameters
 from launch.profile import Profile
 from launch.runs import METRICS_FILE, RUN_FILE, RunRecord, first_difference, read_record, write_json
 
 METRICS_DELAY = 2
 """Metrics are read this many steps late, so that reading them never makes the device wait for the host."""
-
-CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
-"""XLA would hand convolutions to the library YNNPACK, which takes up to 1.6 times as long for those of a training."""
 
 
 class Batches(Protocol):
@@ -211,7 +208,7 @@ def jit_step(stage: Stage, mesh: Mesh, sharding: Any) -> jax.stages.Wrapped:
         donate_argnums=0,
         in_shardings=(sharding, split_batch(mesh), *(everywhere for _ in stage.frozen)),
         out_shardings=(sharding, everywhere),
-        compiler_options=CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None,
+        compiler_options=compiler_options(mesh.devices.flat[0]),
     )
 
 

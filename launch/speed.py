@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from avemo.models.face import FaceConfig, FaceNetwork, variable_shapes
+from launch.mesh import compiler_options
 
 THROUGHPUT_BATCH = 64
 REPEATS = 30
@@ -29,7 +30,7 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
 
     def seconds(batch: int) -> float:
         images = np.zeros((batch, config.image_size, config.image_size, 3), np.uint8)
-        compiled = forward.lower(variables, images).compile()
+        compiled = forward.lower(variables, images).compile(compiler_options(jax.devices()[0]))
         on_device = jax.device_put(images, jax.devices()[0])
         times = []
         for _ in range(REPEATS + 3):

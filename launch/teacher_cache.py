@@ -20,7 +20,7 @@ from avemo.stages.supervision import vary
 from data_pipelines import loaders
 from data_pipelines.taught import Taught
 from launch.hosts import from_first_host, host_share, is_first_host
-from launch.mesh import put_batch, replicated
+from launch.mesh import compiler_options, put_batch, replicated
 
 FACES_PER_CALL = 256
 """Faces in one call of the teacher, per device; it has no influence on the result."""
@@ -78,7 +78,7 @@ def _speaker(stream: str, network: FaceConfig, variables: Any, config: Distillat
     """(view, batch of faces) -> the teacher's outputs, and which face each is of."""
     variables = jax.device_put(variables, replicated(mesh))
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh.devices.flat[0]))
     def say(variables: Any, view: int, batch: Any) -> Any:
         images = vary(stream, batch["image"], batch["index"], view, config, config.views)
         outputs, _ = teach(FaceNetwork(network), variables, images, None)

@@ -21,6 +21,7 @@ from avemo.augment import centre_crop
 from avemo.labels import EXPRESSIONS
 from avemo.models.face import FaceConfig, FaceNetwork
 from launch.errors import LaunchError
+from launch.mesh import compiler_options
 from launch.speed import count_flops
 
 
@@ -97,7 +98,8 @@ class OurClassifier:
             return jax.nn.softmax(outputs["expression"])
 
         start = time.perf_counter()
-        compiled = forward.lower(self.variables, np.zeros((batch, side, side, 3), np.uint8)).compile()
+        lowered = forward.lower(self.variables, np.zeros((batch, side, side, 3), np.uint8))
+        compiled = lowered.compile(compiler_options(jax.devices()[0]))
         seconds = time.perf_counter() - start
         variables = jax.device_put(self.variables)
         memory: Any = compiled.memory_analysis()

@@ -20,7 +20,8 @@ from launch.benchmarks.our_step import Loop, OurStep
 from launch.benchmarks.results import round_by_round
 from launch.benchmarks.stopwatch import Contestant, in_turn
 from launch.benchmarks.workload import Workload
-from launch.loop import CPU_OPTIONS, Together
+from launch.loop import Together
+from launch.mesh import compiler_options
 from launch.teacher_cache import cached_teacher
 from launch.train import face_streams, faces_in_a_step, from_kept_outputs, sources_of, without_teacher
 
@@ -79,7 +80,7 @@ class Forward:
     def __init__(self, config: Distillation, taught_by: tuple[FaceConfig, Any], batch: Any) -> None:
         network, self.variables = FaceNetwork(taught_by[0]), taught_by[1]
         self.images = jax.jit(partial(training_faces, config=config, seed=0))(batch)
-        options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+        options = compiler_options(jax.devices()[0])
         self.teach = jax.jit(lambda v, x: teach(network, v, x, None)[0], compiler_options=options)
 
     def __call__(self, steps: int) -> float:
