@@ -180,7 +180,7 @@ def merge(first: Tree, second: Tree) -> Tree:
 
 
 def calibration_error(confidence_N: np.ndarray, right_N: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 5): how far confidence and accuracy lie apart, bin by bin.
+    """Expected calibration error (Guo et al. 2017, eq. 3): how far confidence and accuracy lie apart, bin by bin.
 
     Args:
         confidence_N: probability of the class chosen, in [0, 1].

@@ -45,17 +45,22 @@ _ENDLESS = 1 << 40
 _FEC_PARTS = ("fec/faces", "fec/triplets")
 
 
-def class_counts(data_dir: Path, name: FaceSet = "affectnet") -> tuple[int, ...]:
-    """Training faces per expression class, in the order of `avemo.labels.EXPRESSIONS`; not those without a class.
+def class_counts(data_dir: Path, name: FaceSet = "affectnet", split: str = "train") -> tuple[int, ...]:
+    """Faces per expression class, in the order of `avemo.labels.EXPRESSIONS`; not those without a class.
 
     Raises:
-        DataError: The dataset isn't prepared, or has no training split.
+        DataError: The dataset isn't prepared, or has no such split.
     """
     folder = prepared_folder(data_dir, name)
     splits = read_metadata(folder)["splits"]
-    if "train" not in splits:
-        raise DataError(f"{folder}: no split train; there are {', '.join(sorted(splits))}")
-    return tuple(splits["train"][expression] for expression in EXPRESSIONS)
+    if split not in splits:
+        raise DataError(f"{folder}: no split {split}; there are {', '.join(sorted(splits))}")
+    return tuple(splits[split][expression] for expression in EXPRESSIONS)
+
+
+def corpus_of(dataset: str) -> str:
+    """The corpus that a prepared dataset is a part of, or all of: "fec" of "fec/faces"."""
+    return dataset.partition("/")[0]
 
 
 def fingerprint(data_dir: Path, name: str) -> str:
@@ -143,10 +148,12 @@ def face_eval_batches(
 
 def picture_batches(
     data_dir: Path,
-    name: PictureSet,
+    dataset: str,
+    split: str,
     *,
     batch_size: int,
     seed: int,
+    hold_out: float = 0.0,
     taught: Sequence[Taught] = (),
     shard_index: int = 0,
     shard_count: int = 1,
@@ -156,9 +163,11 @@ def picture_batches(
 
     Args:
         data_dir: The folder of prepared datasets.
-        name: Which faces.
+        dataset: Whose faces.
+        split: Which of them, see `PICTURES`.
         batch_size: Faces per batch (B), on this host.
         seed: Determines the order.
+        hold_out: Share of the faces that is left out, the same ones as by `face_batches`.
         taught: What teachers said of these faces.
         shard_index: Which part of every batch this host takes.
         shard_count: How many hosts share the batches.
@@ -171,7 +180,8 @@ def picture_batches(
     Raises:
         DataError: The dataset isn't prepared, or has no such faces.
     """
-    source = _pictures(open_split(data_dir, *PICTURES[name]))
+    source = _pictures(open_split(data_dir, dataset, split))
+    source = replace(source, positions=_parts(source.positions, hold_out)[0])
     add = functools.partial(_with_taught, taught, "index")
     return _training_iterator(source.shuffled, source.load, batch_size, seed, shard_index, shard_count, threads, add)
 

@@ -1,6 +1,6 @@
 """What a teacher said of prepared faces, kept beside them, so that students learn without running it.
 
-`<data>/taught/<corpus>/<key>/view-<v>.array_record` holds a record for each face of the training split, in its order:
+`<data>/taught/<corpus>/<key>/view-<v>.array_record` holds a record for each face of a split, in its order:
 the teacher's outputs on that face as it is varied the v-th way, float32 numbers one after the other. `key` is a digest
 of all they depend on, so that what another teacher said, or of other faces, is never read.
 """

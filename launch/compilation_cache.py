@@ -1,6 +1,8 @@
 """Compiled programs are kept on disk, so that a second start of the same command compiles nothing."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from platformdirs import user_cache_path
 
@@ -22,3 +24,16 @@ def keep_compiled_programs() -> None:
             return
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+@contextmanager
+def without_kept_programs() -> Iterator[None]:
+    """Inside, every program is compiled anew, so that it is compiling that is timed."""
+    import jax
+
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)

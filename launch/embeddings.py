@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from avemo.augment import centre_crop
 from avemo.models.face import FaceConfig, FaceNetwork
-from launch.mesh import own_rows, put_batch, replicated
+from launch.mesh import compiler_options, own_rows, put_batch, replicated
 
 FRAMES_PER_CALL = 256
 """Frames in one call of the network, per device; it has no influence on the result."""
@@ -24,7 +24,7 @@ def face_embedder(config: FaceConfig, variables: Any, mesh: Mesh) -> Embedder:
     variables = jax.device_put(variables, replicated(mesh))
     size = FRAMES_PER_CALL * mesh.size
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh.devices.flat[0]))
     def apply(variables: Any, images: jax.Array) -> jax.Array:
         outputs: Any = FaceNetwork(config).apply(variables, centre_crop(images, config.image_size), train=False)
         return outputs["embedding"]

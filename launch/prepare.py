@@ -1,5 +1,6 @@
 """`avemo prepare`: from a corpus as it was released, or your own data, to ArrayRecord."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,3 +161,12 @@ def check_image_size(data: Path, corpus: str, image_size: int) -> None:
             f"{data / corpus}: the prepared faces are {size}x{size} pixels, the network wants "
             f"{image_size}x{image_size}: prepare them again with --size {image_size} or more"
         )
+
+
+def check_same_size(data: Path, corpora: Iterable[str]) -> None:
+    """Raise LaunchError where faces that are to stand in one batch were prepared in different sizes."""
+    prepared = preparations(data)
+    sizes = {corpus: prepared[corpus]["size"] for corpus in corpora if corpus in prepared}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{corpus} {size}x{size}" for corpus, size in sorted(sizes.items()))
+        raise LaunchError(f"{data}: faces that are learnt from together must have one size, not {told}: prepare anew")

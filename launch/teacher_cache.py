@@ -52,7 +52,7 @@ def cached_teacher(
         "expression": len(EXPRESSIONS),
         "valence_arousal": len(DIMENSIONS),
     }
-    corpus = source[0].partition("/")[0]
+    corpus = loaders.corpus_of(source[0])
     key = _key([loaders.fingerprint(data, corpus), *source, stream], network, variables, config)
     taught = Taught.beside(data, corpus, key, sizes, config.views)
     say = _speaker(stream, network, variables, config, mesh)

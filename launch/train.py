@@ -40,7 +40,7 @@ from launch.hosts import Hosts, host_share, is_first_host, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
-from launch.prepare import check_image_size
+from launch.prepare import check_image_size, check_same_size
 from launch.runs import RunRecord, read_record, run_input, stage_config
 from launch.teacher_cache import cached_teacher
 
@@ -59,7 +59,7 @@ class Run:
     Attributes:
         data: folder of the prepared corpora (the --out of `avemo prepare`).
         out: folder of this run: its configuration, metrics and checkpoints.
-        preset: where the settings below start from; one of another name is told with those there are.
+        preset: where the settings below start from; whoever asks for one that there isn't is told those there are.
         seed: root of all random numbers.
         resume: go on with a run that was stopped.
         rhythm: when to log, evaluate and save.
@@ -262,8 +262,10 @@ def train_faces(
 
     `taught` is what teachers said of the faces of each stream.
     """
-    for dataset, _ in sources_of(config, run.faces, unlabelled).values():
-        check_image_size(run.data, dataset.partition("/")[0], config.network.image_size)
+    corpora = {loaders.corpus_of(dataset) for dataset, _ in sources_of(config, run.faces, unlabelled).values()}
+    for corpus in corpora:
+        check_image_size(run.data, corpus, config.network.image_size)
+    check_same_size(run.data, corpora)
     sizes = {name: size for name, size in asdict(config).items() if name.endswith("batch_size")}
     check_batch_size(mesh, config.accumulate, **sizes)
     batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, taught, unlabelled)
@@ -315,6 +317,7 @@ def face_streams(
     """
     hosts = jax.process_count()
     share: Callable[[str], Any] = lambda stream: {"seed": seed, "taught": taught.get(stream, ())} | host_share()
+    sources = sources_of(config, faces, unlabelled)
     streams = {
         "affectnet": loaders.face_batches(
             data, batch_size=config.batch_size // hosts, name=faces, hold_out=hold_out, **share("affectnet")
@@ -322,9 +325,13 @@ def face_streams(
     }
     if triplets := config.triplet_batch_size // hosts:
         streams["fec"] = loaders.triplet_batches(data, batch_size=triplets, **share("fec"))
-    if unlabelled and isinstance(config, Distillation):
+    if "unlabelled" in sources and isinstance(config, Distillation):
+        dataset, split = sources["unlabelled"]
+        kept: Any = {"hold_out": hold_out} if sources["unlabelled"] == sources["affectnet"] else {}
         count = config.unlabelled_batch_size // hosts
-        streams["unlabelled"] = loaders.picture_batches(data, unlabelled, batch_size=count, **share("unlabelled"))
+        streams["unlabelled"] = loaders.picture_batches(
+            data, dataset, split, batch_size=count, **kept, **share("unlabelled")
+        )
     return Together(streams)
 
 
@@ -347,7 +354,7 @@ def from_kept_outputs(stage: Stage) -> Stage:
 def face_inputs(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> dict[str, Any]:
     """Fingerprints of the data a face network learns from, by the name of the dataset."""
     sources = sources_of(run.config, run.faces, unlabelled).values()
-    corpora = dict.fromkeys(dataset.partition("/")[0] for dataset, _ in sources)
+    corpora = dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources)
     inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora}
     told = {"hold_out": run.hold_out, "unlabelled": unlabelled}
     return inputs | {name: value for name, value in told.items() if value}

@@ -4,6 +4,7 @@ Each is described by a dataclass that can be sent to another process, and built 
 of threads.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from avemo.augment import centre_crop
 from avemo.labels import EXPRESSIONS
@@ -23,6 +25,9 @@ from avemo.models.face import FaceConfig, FaceNetwork
 from launch.errors import LaunchError
 from launch.mesh import compiler_options
 from launch.speed import count_flops
+
+BLANK_FACE = np.zeros((48, 48, 3), np.uint8)
+"""What others' networks are tried with before they are measured."""
 
 
 class Built(NamedTuple):
@@ -89,7 +94,7 @@ class OurClassifier:
         return np.asarray(centre_crop(jnp.asarray(faces_BxHxWx3), self.config.image_size))
 
     def build(self, batch: int, threads: int | None) -> Built:
-        """Compile, without the cache of compiled programs."""
+        """Compile."""
         network, side = FaceNetwork(self.config), self.config.image_size
 
         @jax.jit
@@ -145,12 +150,12 @@ class MiniXception:
         return 2 * grey(faces_BxHxWx3, MINI_XCEPTION_SIDE)[..., None] / 255 - 1
 
     def build(self, batch: int, threads: int | None) -> Built:
-        """Load it; None leaves the number of threads to LiteRT, which takes one."""
+        """Load it."""
         path = self.path  # if anything isn't installed, it is told now
         from ai_edge_litert.interpreter import Interpreter
 
         start = time.perf_counter()
-        interpreter = Interpreter(str(path), num_threads=threads)
+        interpreter = Interpreter(str(path), num_threads=threads or os.cpu_count())
         place = interpreter.get_input_details()[0]["index"]
         interpreter.resize_tensor_input(place, (batch, MINI_XCEPTION_SIDE, MINI_XCEPTION_SIDE, 1))
         interpreter.allocate_tensors()
@@ -183,6 +188,8 @@ class OnnxClassifier:
     def __post_init__(self) -> None:
         if unknown := [label for label in self.labels if label not in EXPRESSIONS]:
             raise ValueError(f"{unknown[0]} is no expression; there are {', '.join(EXPRESSIONS)}")
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError("an ONNX classifier needs --onnx-labels, the expressions that it tells, each once")
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -198,12 +205,14 @@ class OnnxClassifier:
     def shape(self) -> tuple[int, int, bool]:
         """Side and channels of what it takes, and whether channels come first."""
         (taken,) = self.session(1).get_inputs()
-        shape = taken.shape[1:]
-        if len(shape) == 3 and shape[0] in (1, 3):
-            return shape[1], shape[0], True
-        if len(shape) == 3 and shape[2] in (1, 3):
-            return shape[0], shape[2], False
-        raise LaunchError(f"{self.path}: takes {taken.shape}; expected B×C×H×W or B×H×W×C with 1 or 3 channels")
+        match taken.shape[1:]:
+            case [1 | 3 as channels, int(height), width] if height == width:
+                return height, channels, True
+            case [int(height), width, 1 | 3 as channels] if height == width:
+                return height, channels, False
+        raise LaunchError(
+            f"{self.path}: takes {taken.shape}; expected B×C×S×S or B×S×S×C with 1 or 3 channels and a fixed side S"
+        )
 
     def session(self, threads: int | None) -> Any:
         """An open file. Raises LaunchError where it can't be opened."""
@@ -226,22 +235,30 @@ class OnnxClassifier:
         return np.ascontiguousarray(np.moveaxis(faces, -1, 1) if first else faces)
 
     def build(self, batch: int, threads: int | None) -> Built:
-        """Load it."""
+        """Load it. Raises LaunchError where it can't be run, or has other classes than its labels say."""
         start = time.perf_counter()
         session = self.session(threads)
+        seconds = time.perf_counter() - start
         (taken,) = session.get_inputs()
         at_once = taken.shape[0] if isinstance(taken.shape[0], int) else batch
         if batch % at_once:
             raise LaunchError(f"{self.path}: takes batches of {at_once} only, not of {batch}")
 
-        def probabilities(faces: np.ndarray) -> np.ndarray:
-            parts = [session.run(None, {taken.name: part})[0] for part in np.split(faces, len(faces) // at_once)]
-            scores = np.concatenate(parts).reshape(len(faces), -1)
-            if scores.shape[1] != len(self.labels):
-                raise LaunchError(f"{self.path}: has {scores.shape[1]} classes, {len(self.labels)} labels were given")
-            return as_probabilities(scores)
+        def scores(faces: np.ndarray) -> np.ndarray:
+            if at_once == batch:
+                return session.run(None, {taken.name: faces})[0].reshape(batch, -1)
+            parts = np.split(faces, batch // at_once)
+            return np.concatenate([session.run(None, {taken.name: part})[0] for part in parts]).reshape(batch, -1)
 
-        return Built(probabilities, time.perf_counter() - start)
+        try:
+            tried = scores(self.prepare(np.stack([BLANK_FACE] * batch)))
+        except Exception as error:  # it has many kinds, all of its own
+            raise LaunchError(f"{self.path} can't be run: {' '.join(str(error).split())[:200]}") from error
+        if tried.shape[1] != len(self.labels):
+            raise LaunchError(f"{self.path}: has {tried.shape[1]} classes, {len(self.labels)} labels were given")
+        if are_probabilities(tried):
+            return Built(scores, seconds)
+        return Built(lambda faces: softmax(scores(faces), axis=1), seconds)
 
 
 def grey(faces_BxHxWx3: np.ndarray, side: int) -> np.ndarray:
@@ -255,9 +272,6 @@ def resized(faces_BxHxWx3: np.ndarray, side: int) -> np.ndarray:
     return np.stack([cv2.resize(face, (side, side)) for face in faces_BxHxWx3])
 
 
-def as_probabilities(scores_BxK: np.ndarray) -> np.ndarray:
-    """Logits through a softmax; probabilities as they are."""
-    if scores_BxK.min() >= 0 and np.allclose(scores_BxK.sum(axis=1), 1, atol=1e-3):
-        return scores_BxK
-    powers = np.exp(scores_BxK - scores_BxK.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+def are_probabilities(scores_BxK: np.ndarray) -> bool:
+    """Whether a network gives probabilities; else they are taken for logits."""
+    return bool(scores_BxK.min() >= 0 and np.allclose(scores_BxK.sum(axis=1), 1, atol=1e-3))

@@ -21,15 +21,17 @@ from tyro.conf import arg
 from avemo.models.face import FaceNetwork
 from avemo.stages import supervision
 from avemo.stages.student import Distillation
+from avemo.stages.supervision import FaceTraining
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
 from launch.benchmarks import latency, scores
-from launch.benchmarks.classifiers import Classifier, MiniXception, OnnxClassifier, OurClassifier
-from launch.benchmarks.distillation_report import print_tables_of, write_page
-from launch.benchmarks.results import as_json, machine, write_results
+from launch.benchmarks.classifiers import BLANK_FACE, Classifier, MiniXception, OnnxClassifier, OurClassifier
+from launch.benchmarks.distillation_report import TEACHER, print_tables_of, write_page
+from launch.benchmarks.results import as_json, machine, used_by_others, write_results
 from launch.benchmarks.scores import Predictions
 from launch.benchmarks.step_cost import measure_steps
 from launch.checkpoints import variables_bytes
+from launch.errors import LaunchError
 from launch.evaluation import Evaluator, face_results, score_faces
 from launch.freed_memory import keep_freed_memory
 from launch.interruption import Interrupted
@@ -40,7 +42,6 @@ from launch.train import PRESETS, TrainStudent, TrainTeacher, load_face_network,
 
 Arm = Literal["alone", "distilled", "self-distilled"]
 
-TEACHER = "teacher"
 MINI_XCEPTION = "mini-XCEPTION (fer)"
 ONNX = "ONNX"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ai-edge-litert", "fer", "onnxruntime")
@@ -109,24 +110,43 @@ class BenchmarkDistillation:
         for stage, names in {"teacher": (self.preset,), "student": self.students}.items():
             if unknown := [name for name in names if name not in PRESETS[stage]]:
                 raise ValueError(f"{stage} has no preset {unknown[0]}: choose among {', '.join(PRESETS[stage])}")
-        if not (self.students and self.arms and self.seeds):
-            raise ValueError("students, arms and seeds must not be empty")
-        if self.onnx and not self.onnx_labels:
-            raise ValueError("--onnx needs --onnx-labels, the expressions that it tells in its order")
+        for name in ("students", "arms", "seeds"):
+            chosen = getattr(self, name)
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise ValueError(f"{name} must not be empty, and name each but once")
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"--hold-out {self.hold_out}: the share must lie in [0, 1)")
+        for student in self.students:
+            self.config_of(student)  # refuses what can't be
+        if self.onnx:
+            self.onnx_peer(self.onnx)
 
     def __call__(self) -> None:
         """Train what is not trained yet, measure, and write results and report."""
         keep_freed_memory()
         mesh, console = device_mesh(self.mesh), Console()
-        peers = self.peers()  # what isn't installed is told before hours of training
+        self.check()
+        peers = self.peers()
         try:
             self.train_all(mesh, console)
         except Interrupted as stop:
             raise Interrupted("told to stop, and all steps are saved: to go on, give the same command again") from stop
         results = self.measure(mesh, peers, console)
-        print_tables_of(results)
         write_results(self.out / "results.json", results, console)
+        print_tables_of(results)
         console.print(f"report: {write_page(self.out, results)}")
+
+    def check(self) -> None:
+        """Raise LaunchError where something would only fail after hours of training."""
+        if not any(loaders.class_counts(self.data, self.faces, "validation")):
+            raise LaunchError(f"{self.data / self.faces}: no face of the validation split has an expression")
+        teacher = read_record(self.teacher).config if self.teacher else asdict(self.config_of_teacher())
+        for student in self.students:
+            sizes = self.config_of(student).network.image_size, teacher["network"]["image_size"]
+            if sizes[0] != sizes[1]:
+                raise LaunchError(
+                    f"the student {student} sees {sizes[0]} pixels, its teacher {sizes[1]}: choose others"
+                )
 
     def peers(self) -> dict[str, Classifier]:
         """The classifiers of others. Raises LaunchError where one can't be measured here."""
@@ -134,11 +154,14 @@ class BenchmarkDistillation:
         if self.mini_xception:
             found[MINI_XCEPTION] = MiniXception()
         if self.onnx:
-            onnx = OnnxClassifier(self.onnx, self.onnx_labels, self.onnx_mean, self.onnx_std)
-            found[f"{ONNX} {self.onnx.stem}"] = onnx
+            found[f"{ONNX} {self.onnx.stem}"] = self.onnx_peer(self.onnx)
         for peer in found.values():
-            peer.build(1, None)
+            peer.build(1, None).probabilities(peer.prepare(BLANK_FACE[None]))
         return found
+
+    def onnx_peer(self, path: Path) -> OnnxClassifier:
+        """The classifier in an ONNX file."""
+        return OnnxClassifier(path, self.onnx_labels, self.onnx_mean, self.onnx_std)
 
     # ---------------------------------------- training ----------------------------------------
 
@@ -161,26 +184,24 @@ class BenchmarkDistillation:
         cells = list(self.cells())
         if self.teacher is None:
             console.rule(f"[bold]{TEACHER}", align="left")
-            config = self._shortened(PRESETS["teacher"][self.preset])
-            TrainTeacher(out=self.teacher_run(), preset=self.preset, seed=0, config=config, **self._common()).train_on(
-                mesh
-            )
+            config = self.config_of_teacher()
+            run = TrainTeacher(out=self.teacher_run(), preset=self.preset, seed=0, config=config, **self._common())
+            run.train_on(mesh)
         for number, cell in enumerate(cells, start=1):
             console.rule(f"[bold]{number}/{len(cells)} {cell.student} {cell.arm}, seed {cell.seed}", align="left")
             self._train(cell, mesh)
 
     def _train(self, cell: Cell, mesh: Mesh) -> None:
-        config: Distillation = self._shortened(PRESETS["student"][cell.student])
+        config = self.config_of(cell.student)
         common: dict[str, Any] = {"out": self.run_of(cell), "preset": cell.student, "seed": cell.seed} | self._common()
         if cell.arm == "alone":
             TrainTeacher(config=without_teacher(config), **common).train_on(mesh)
         elif cell.arm == "distilled":
-            config = replace(config, views=self.views)
             teacher = (self.teacher_run(),)
             TrainStudent(teacher=teacher, config=config, cache_teacher=self.views > 0, **common).train_on(mesh)
         else:
             teacher = (self.run_of(cell._replace(arm="alone")),)
-            TrainStudent(teacher=teacher, config=config, **common).train_on(mesh)
+            TrainStudent(teacher=teacher, config=replace(config, views=0), **common).train_on(mesh)
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -192,7 +213,14 @@ class BenchmarkDistillation:
             "mesh": self.mesh,
         }
 
-    def _shortened(self, config: Any) -> Any:
+    def config_of_teacher(self) -> FaceTraining:
+        """The teacher's training."""
+        config = PRESETS["teacher"][self.preset]
+        return config if self.steps is None else replace(config, steps=self.steps)
+
+    def config_of(self, student: str) -> Distillation:
+        """The training of a student that the teacher teaches."""
+        config = replace(PRESETS["student"][student], views=self.views)
         return config if self.steps is None else replace(config, steps=self.steps)
 
     # ---------------------------------------- measuring ----------------------------------------
@@ -209,10 +237,12 @@ class BenchmarkDistillation:
         measured: dict[str, Classifier] = {TEACHER: networks[TEACHER]}
         measured |= {cell.student: networks[cell.folder] for cell in self.cells()}  # its trainings cost the same
         measured |= peers
+        device = jax.devices()[0].device_kind
+        used = used_by_others(console)
         return {
             "settings": as_json(self),
             "command": command_line(),
-            "machine": machine(PACKAGES) | {"device": jax.devices()[0].device_kind, "devices": jax.device_count()},
+            "machine": machine(PACKAGES) | {"device": device, "devices": jax.device_count(), "used by others": used},
             "data": {"faces": self.faces, "fingerprint": loaders.fingerprint(self.data, self.faces)},
             "trainings": {name: asdict(read_record(run)) for name, run in runs.items()},
             "networks": found,
@@ -230,15 +260,17 @@ class BenchmarkDistillation:
 
     def _compare(self, student: str, predictions: Mapping[str, Predictions]) -> dict[str, Any]:
         """A student's arms, each over all seeds, and how they differ from training alone."""
-        by_arm: dict[str, list[Predictions]] = {}
+        runs: dict[str, list[str]] = {}
         for cell in self.cells():
             if cell.student == student:
-                by_arm.setdefault(cell.arm, []).append(predictions[cell.folder])
+                runs.setdefault(cell.arm, []).append(cell.folder)
+        by_arm = {arm: [predictions[run] for run in names] for arm, names in runs.items()}
         found: dict[str, Any] = {}
         for arm, trained in by_arm.items():
             right = np.array([each.right() for each in trained])
             seven = np.array([each.of_seven().right() for each in trained])
             found[arm] = {
+                "runs": runs[arm],
                 "accuracy_8": right.mean(),
                 "interval_8": scores.interval_over_faces(right.mean(axis=0)),
                 "seeds_8": right.mean(axis=1).tolist(),
@@ -265,10 +297,9 @@ class BenchmarkDistillation:
 
     def _steps(self, mesh: Mesh, console: Console) -> dict[str, Any]:
         """What teaching adds to a training step."""
-        config: Distillation = PRESETS["student"][self.students[0]]
         console.print("timing training steps ...")
-        config = replace(config, views=self.views)
-        return measure_steps(config, load_face_network(self.teacher_run(), mesh), self.data, self.faces, mesh)
+        taught_by = load_face_network(self.teacher_run(), mesh)
+        return measure_steps(self.config_of(self.students[0]), taught_by, self.data, self.faces, mesh)
 
 
 def classifier_of(run: Path, mesh: Mesh) -> OurClassifier:

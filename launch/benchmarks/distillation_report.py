@@ -34,7 +34,7 @@ def write_page(out: Path, results: Mapping[str, Any]) -> Path:
             "accuracy, 7 classes",
         ),
         trainings=results["trainings"],
-        how=how_trained(results),
+        supervision=supervision(results),
         results=results,
         as_json=lambda value: json.dumps(value, indent=2),
     )
@@ -61,7 +61,7 @@ def accuracy_table(results: Mapping[str, Any]) -> Table:
     rows = {}
     for label, names, summary in groups(results):
         rows[label] = [
-            str(len(names)) if "seeds_8" in summary else "",
+            str(len(names)) if "runs" in summary else "",
             _with_interval(summary.get("accuracy_8"), summary.get("interval_8")),
             _with_interval(summary.get("accuracy_7"), summary.get("interval_7")),
             show(100 * summary["below_teacher"], "{:.1f}") if "below_teacher" in summary else "",
@@ -73,7 +73,8 @@ def accuracy_table(results: Mapping[str, Any]) -> Table:
 def more_table(results: Mapping[str, Any]) -> Table:
     """Calibration, triplets, valence and arousal: means over seeds."""
     forms = {
-        "calibration_error": "{:.3f}",
+        "calibration_error_8": "{:.3f}",
+        "calibration_error_7": "{:.3f}",
         "triplet_accuracy": PERCENT,
         "ccc_valence": "{:.3f}",
         "ccc_arousal": "{:.3f}",
@@ -84,7 +85,7 @@ def more_table(results: Mapping[str, Any]) -> Table:
         ]
         for label, names, _ in groups(results)
     }
-    columns = ("ECE", "FEC triplets", "CCC of valence", "CCC of arousal")
+    columns = ("ECE,\n8 classes", "ECE,\n7 classes", "FEC triplets", "CCC of valence", "CCC of arousal")
     return Table.of("Calibration, triplets, valence and arousal", columns, rows)
 
 
@@ -108,7 +109,8 @@ def size_table(results: Mapping[str, Any]) -> Table:
     """What each network takes; a student's trainings all take the same."""
     rows = {}
     for name, timed in results["speed"]["one thread"].items():
-        size = results["networks"][_network_of(name, results)]["size"]
+        arms = results["students"].get(name)
+        size = results["networks"][next(iter(arms.values()))["runs"][0] if arms else name]["size"]
         rows[name] = [
             show(size.get("parameters"), "{:,.0f}"),
             show(size.get("flops"), "{:,.1f}", 1e-6),
@@ -175,42 +177,22 @@ def marks(results: Mapping[str, Any]) -> Iterator[Mark]:
 
 def groups(results: Mapping[str, Any]) -> Iterator[tuple[str, list[str], Mapping[str, Any]]]:
     """What stands in a row: its label, the networks in it, and accuracy over all of these."""
-    of_students = {name for arms in _by_arm(results).values() for names in arms.values() for name in names}
-    for name, found in results["networks"].items():
-        if name == TEACHER:
-            yield name, [name], found
-    for student, arms in _by_arm(results).items():
-        for arm, names in arms.items():
-            yield f"{student} {arm}", names, results["students"][student][arm]
-    for name, found in results["networks"].items():
-        if name != TEACHER and name not in of_students:
-            yield name, [name], found
+    networks = results["networks"]
+    yield TEACHER, [TEACHER], networks[TEACHER]
+    of_students = set()
+    for student, arms in results["students"].items():
+        for arm, summary in arms.items():
+            of_students.update(summary["runs"])
+            yield f"{student} {arm}", summary["runs"], summary
+    for name in [name for name in networks if name not in of_students | {TEACHER}]:
+        yield name, [name], networks[name]
 
 
-def how_trained(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Sampling and weighting of the first student's training, and what its faces went through."""
-    config = results["trainings"][TEACHER]["config"]
-    return {
-        "class_weighting": config["supervision"]["class_weighting"],
-        "soft_labels": config["supervision"]["soft_labels"],
-        "label_smoothing": config["supervision"]["label_smoothing"],
-        "hold_out": results["settings"]["hold_out"],
-    }
-
-
-def _by_arm(results: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
-    """The networks of each student and arm, one for each seed."""
-    seeds = results["settings"]["seeds"]
-    return {
-        student: {arm: [f"{student}-{arm}-seed{seed}" for seed in seeds] for arm in arms}
-        for student, arms in results["students"].items()
-    }
-
-
-def _network_of(name: str, results: Mapping[str, Any]) -> str:
-    """A training of the student of that name, or else the network itself."""
-    arms = _by_arm(results).get(name)
-    return next(iter(arms.values()))[0] if arms else name
+def supervision(results: Mapping[str, Any]) -> dict[str, Any]:
+    """How teacher and students learn from labels; a student's trainings all do alike."""
+    first = {student: next(iter(arms.values()))["runs"][0] for student, arms in results["students"].items()}
+    runs = {TEACHER: TEACHER} | first
+    return {name: results["trainings"][run]["config"]["supervision"] for name, run in runs.items()}
 
 
 def _spread(values: list[float], form: str, unit: float) -> str:

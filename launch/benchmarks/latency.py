@@ -1,13 +1,13 @@
-"""How long classifiers take, each size of batch and number of threads in a process of its own.
+"""How long classifiers take, each number of threads in a process of its own.
 
-A classifier is timed from an array of prepared faces to an array of probabilities, with whatever its library does in
-between. All are timed in turn in one process, so that a machine that slows down slows all alike.
+A classifier is timed from an array of faces as its network takes them to an array of probabilities, with whatever its
+library does in between. All are timed in turn in one process, so that a machine that slows down slows all alike.
 """
 
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from launch.benchmarks.classifiers import Built, Classifier
+from launch.compilation_cache import without_kept_programs
 from launch.errors import LaunchError
 
 ROUNDS = 5
@@ -31,13 +32,16 @@ LONGEST_CALL_S = 2.0
 """Batches that would take longer are left out."""
 
 
-def measure_apart(classifiers: Mapping[str, Classifier], faces: np.ndarray, threads: int | None) -> dict[str, Any]:
+def measure_apart(
+    classifiers: Mapping[str, Classifier], faces: np.ndarray, threads: int | None, batches: Sequence[int] = BATCHES
+) -> dict[str, Any]:
     """Time classifiers on the CPU, in a new process that may use only so many processors, None for all there are.
 
     Args:
         classifiers: By name.
         faces: uint8 N×H×W×3.
         threads: How many.
+        batches: Sizes of batches, each four times the one before.
 
     Returns:
         For each classifier what `measure` says.
@@ -47,7 +51,7 @@ def measure_apart(classifiers: Mapping[str, Classifier], faces: np.ndarray, thre
     """
     context = multiprocessing.get_context("spawn")  # a fork would share the threads of the libraries loaded here
     connection, its_connection = context.Pipe()
-    process = context.Process(target=_measure_here, args=(its_connection, dict(classifiers), faces, threads))
+    process = context.Process(target=_measure_here, args=(its_connection, dict(classifiers), faces, threads, batches))
     process.start()
     its_connection.close()
     try:
@@ -62,23 +66,31 @@ def measure_apart(classifiers: Mapping[str, Classifier], faces: np.ndarray, thre
     return found
 
 
-def measure(classifiers: Mapping[str, Classifier], faces: np.ndarray, threads: int | None) -> dict[str, Any]:
+def measure(
+    classifiers: Mapping[str, Classifier], faces: np.ndarray, threads: int | None, batches: Sequence[int] = BATCHES
+) -> dict[str, Any]:
     """Time classifiers in this process.
 
     Returns:
-        For each: "compile_s" and "memory_bytes" for one face; "latency_s", the seconds of every call with one face;
-        "faces_per_s" by size of batch, medians.
+        For each: "processors" that were free to it; "compile_s" and "memory_bytes" for one face; "latency_s", the
+        seconds of every call with one face; "faces_per_s" by size of batch, medians.
     """
     found: dict[str, dict[str, Any]] = {}
     quick = dict(classifiers)
-    for batch in BATCHES:
-        built: dict[str, Built] = {name: each.build(batch, threads) for name, each in quick.items()}
+    for batch in batches:
         some = np.resize(faces, (batch, *faces.shape[1:]))  # repeats them if need be
         inputs = {name: each.prepare(some) for name, each in quick.items()}
+        with without_kept_programs():
+            built: dict[str, Built] = {name: each.build(batch, threads) for name, each in quick.items()}
         for name, seconds in _in_turn(built, inputs).items():
             if batch == 1:
-                compile_s, memory = built[name].seconds, built[name].memory
-                found[name] = {"compile_s": compile_s, "memory_bytes": memory, "latency_s": seconds, "faces_per_s": {}}
+                found[name] = {
+                    "processors": len(os.sched_getaffinity(0)),
+                    "compile_s": built[name].seconds,
+                    "memory_bytes": built[name].memory,
+                    "latency_s": seconds,
+                    "faces_per_s": {},
+                }
             found[name]["faces_per_s"][str(batch)] = rate = batch / float(np.median(seconds))
             if 4 * batch / rate > LONGEST_CALL_S:
                 del quick[name]
@@ -105,13 +117,16 @@ def _in_turn(built: Mapping[str, Built], inputs: Mapping[str, np.ndarray]) -> di
 
 
 def _measure_here(
-    connection: Connection, classifiers: dict[str, Classifier], faces: np.ndarray, threads: int | None
+    connection: Connection,
+    classifiers: dict[str, Classifier],
+    faces: np.ndarray,
+    threads: int | None,
+    batches: Sequence[int],
 ) -> None:
     if threads is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # before XLA counts the processors
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_enable_compilation_cache", False)  # or else it would not be compiling that is timed
     try:
-        connection.send(measure(classifiers, faces, threads))
+        connection.send(measure(classifiers, faces, threads, batches))
     except LaunchError as error:
         connection.send(str(error))

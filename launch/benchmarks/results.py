@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from launch.runs import write_json
+
+BUSY = 0.1
+"""Share of the processors that others may use before a warning is given."""
 
 
 def installed(package: str) -> bool:
@@ -36,6 +40,17 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
     }
+
+
+def used_by_others(console: Console) -> float:
+    """Share of the processors in use while this process waits a second; a warning where it is too much."""
+    share = psutil.cpu_percent(interval=1.0) / 100
+    if share > BUSY:
+        console.print(
+            f"others use {share:.0%} of the processors. PyTorch's threads on a CPU suffer far more from it than JAX's: "
+            "measure again when the machine is quiet"
+        )
+    return share
 
 
 def table(title: str, values: Mapping[str, Sequence[float]], form: str) -> Table:

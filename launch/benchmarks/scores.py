@@ -32,9 +32,11 @@ class Predictions(NamedTuple):
     labels: np.ndarray
 
     def of_seven(self) -> "Predictions":
-        """Without contempt: its faces left out, and never chosen."""
+        """Without contempt: its faces left out, and never chosen; the other probabilities add up to one again."""
         kept = self.labels != CONTEMPT
         probabilities = self.probabilities[kept].copy()
+        if self.knows(8):
+            probabilities /= 1 - probabilities[:, [CONTEMPT]]
         probabilities[:, CONTEMPT] = -1
         return Predictions(probabilities, self.labels[kept])
 
@@ -73,17 +75,21 @@ def figures(predictions: Predictions) -> dict[str, Any]:
     """Accuracy with its interval for 8 and for 7 classes, calibration, and each class alone.
 
     Returns:
-        "accuracy_8" and "accuracy_7" where the classifier knows these classes, each with "interval_8", "interval_7";
-        "calibration_error"; "classes", for each expression its number of faces, recall and precision.
+        "accuracy_8", "interval_8", "calibration_error_8", and the same for 7, where the classifier knows these
+        classes; "classes", for each expression its number of faces, recall and precision, over 8 classes if it knows
+        them.
     """
     found: dict[str, Any] = {}
     for classes, part in ((8, predictions), (7, predictions.of_seven())):
         if part.knows(classes):
             right = part.right()
-            found |= {f"accuracy_{classes}": right.mean(), f"interval_{classes}": interval_over_faces(right)}
+            found |= {
+                f"accuracy_{classes}": right.mean(),
+                f"interval_{classes}": interval_over_faces(right),
+                f"calibration_error_{classes}": calibration_error(part.probabilities.max(axis=1), right),
+            }
     scored = predictions if predictions.knows(8) else predictions.of_seven()
     chosen = scored.probabilities.argmax(axis=1)
-    found["calibration_error"] = calibration_error(scored.probabilities.max(axis=1), scored.right())
     found["classes"] = {
         expression: {
             "faces": int((scored.labels == code).sum()),

@@ -21,7 +21,7 @@ from launch.benchmarks.results import round_by_round
 from launch.benchmarks.stopwatch import Contestant, in_turn
 from launch.benchmarks.workload import Workload
 from launch.loop import Together
-from launch.mesh import compiler_options
+from launch.mesh import compiler_options, put_batch, replicated
 from launch.teacher_cache import cached_teacher
 from launch.train import face_streams, faces_in_a_step, from_kept_outputs, sources_of, without_teacher
 
@@ -64,7 +64,7 @@ def measure_steps(
         name: Loop(batches[name], OurStep(_workload(config, stage, batches[name]), mesh))
         for name, stage in stages.items()
     }
-    contestants[TEACHER] = Forward(config, taught_by, next(batches[ONLINE]))
+    contestants[TEACHER] = Forward(config, taught_by, put_batch(mesh, next(batches[ONLINE])), mesh)
     rates = in_turn(contestants, ROUNDS, ROUND_S, lambda line: None)
     seconds = {name: [1 / rate for rate in values] for name, values in rates.items()}
     apart = [sum(pair) for pair in zip(seconds[ALONE], seconds[TEACHER], strict=True)]
@@ -77,10 +77,10 @@ def measure_steps(
 class Forward:
     """A teacher over the faces of one batch, as the student's step runs it."""
 
-    def __init__(self, config: Distillation, taught_by: tuple[FaceConfig, Any], batch: Any) -> None:
-        network, self.variables = FaceNetwork(taught_by[0]), taught_by[1]
+    def __init__(self, config: Distillation, taught_by: tuple[FaceConfig, Any], batch: Any, mesh: Mesh) -> None:
+        network, self.variables = FaceNetwork(taught_by[0]), jax.device_put(taught_by[1], replicated(mesh))
         self.images = jax.jit(partial(training_faces, config=config, seed=0))(batch)
-        options = compiler_options(jax.devices()[0])
+        options = compiler_options(mesh.devices.flat[0])
         self.teach = jax.jit(lambda v, x: teach(network, v, x, None)[0], compiler_options=options)
 
     def __call__(self, steps: int) -> float:

@@ -9,7 +9,6 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +18,18 @@ from launch.benchmarks import scaling
 from launch.benchmarks.hardware_peak import measure_peak
 from launch.benchmarks.input_pipeline import batches_of, prepare_faces
 from launch.benchmarks.our_step import Loader, Loop, OurRecurrent, OurStep, one_device
-from launch.benchmarks.results import as_json, installed, machine, round_by_round, table, write_results
+from launch.benchmarks.results import (
+    as_json,
+    installed,
+    machine,
+    round_by_round,
+    table,
+    used_by_others,
+    write_results,
+)
 from launch.benchmarks.stopwatch import Contestant, in_turn
 from launch.benchmarks.workload import PREPARED_SIZE_PX, Preset, StageName, make_workload
+from launch.compilation_cache import without_kept_programs
 from launch.freed_memory import keep_freed_memory
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
@@ -33,9 +41,6 @@ CORE = "recurrent core, avemo"
 TORCH_CORE = "recurrent core, PyTorch"
 LOADER = "loader alone"
 LOOP = "loader and step together"
-
-BUSY = 0.1
-"""Share of the processors that others may use before a warning is given."""
 
 GPU_MEMORY_SHARE = "0.45"
 """Of a GPU's memory for JAX, which would take three quarters: PyTorch needs as much."""
@@ -71,12 +76,8 @@ class BenchmarkTrain:
         """Measure, print the tables and write the results."""
         keep_freed_memory()  # as a training does; PyTorch's steps gain as well
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_MEMORY_SHARE)  # before a device is touched
-        cached = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-        jax.config.update("jax_enable_compilation_cache", False)  # or else it would not be compiling that is timed
-        try:
+        with without_kept_programs():
             self._measure(Console())
-        finally:
-            jax.config.update("jax_enable_compilation_cache", cached)
 
     def _measure(self, console: Console) -> None:
         used = [used_by_others(console)]
@@ -185,17 +186,6 @@ class BenchmarkTrain:
             console.print(f"{name}: {count} devices ...")
             found.append(scaling.measure_on(count, name, self.preset, self.dtype, self.rounds, self.round_s))
         return found
-
-
-def used_by_others(console: Console) -> float:
-    """Share of the processors in use while this process waits a second; a warning where it is too much."""
-    share = psutil.cpu_percent(interval=1.0) / 100
-    if share > BUSY:
-        console.print(
-            f"others use {share:.0%} of the processors. PyTorch's threads on a CPU suffer far more from it than JAX's: "
-            "measure again when the machine is quiet"
-        )
-    return share
 
 
 def torch_absence() -> str | None:

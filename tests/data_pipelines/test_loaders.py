@@ -108,6 +108,9 @@ def test_what_is_held_out_is_never_learnt_and_is_all_that_is_evaluated(prepared:
     held_out = [int(index) for batch in evaluated for index in batch["index"][batch["valid"]]]
     assert len(held_out) == round(count / 4)
     assert held_out == sorted({*range(count)} - learnt)
+    # Nor are they learnt without their labels.
+    pictures = loaders.picture_batches(prepared, "affectnet", "train", batch_size=count, seed=1, hold_out=0.25)
+    assert {int(index) for index in next(pictures)["index"]} == learnt
 
 
 def test_every_example_says_how_often_the_split_was_gone_through(prepared: Path) -> None:

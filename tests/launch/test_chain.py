@@ -125,6 +125,7 @@ def test_self_distillation_takes_a_student_as_teacher(tiny, runs, tmp_path):
 
 def test_killed_and_resumed_equals_uninterrupted(tiny, tmp_path):
     options = ["--data", tiny.data, *TEACHER, "--steps", "40", "--checkpoint-every", "7"]
+    options += ["--optimizer.averaging", "0.9"]
     avemo("train", "teacher", "--out", tmp_path / "whole", *options)
     process = subprocess_avemo("train", "teacher", "--out", tmp_path / "killed", *options)
     log = tmp_path / "killed" / "metrics.jsonl"

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from avemo.training import Optimizer, new_state
+from avemo.training import Optimizer, new_state, update
 from launch.checkpoints import DIGESTS_FILE, FOLDER, Checkpoints, file_digests, find_damage
 from launch.errors import LaunchError
 from launch.mesh import data_mesh
@@ -68,6 +68,20 @@ def test_the_newest_of_two_is_restored_exactly(run, capsys):
     jax.tree.map(np.testing.assert_array_equal, state_3, state(3))
     assert {path.name for path in (run / FOLDER).iterdir()} == {"2", "3"}
     assert capsys.readouterr().out == ""
+
+
+def test_averages_come_back_beside_what_was_trained(tmp_path):
+    optimizer = Optimizer(optax.adam(0.1), averaging=0.5)
+    before = new_state({"params": {"w": jnp.zeros(3)}, "batch_stats": {"mean": jnp.ones(2)}}, optimizer)
+    before = update(before, {"w": jnp.arange(3.0)}, {"mean": jnp.zeros(2)}, optimizer)
+    with Checkpoints(tmp_path, training=True) as checkpoints:
+        checkpoints.save(1, before, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        after, _ = checkpoints.restore(before, data_mesh())
+        jax.tree.map(np.testing.assert_array_equal, after, before)
+        used = checkpoints.restore_variables(before.variables, data_mesh())
+    jax.tree.map(np.testing.assert_array_equal, used, before.averages)
+    assert not np.array_equal(used["params"]["w"], before.params["w"])
 
 
 def test_sha256sum_agrees(run):

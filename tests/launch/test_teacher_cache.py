@@ -98,6 +98,20 @@ def test_faces_without_labels_want_both_a_source_and_a_number(tiny, teachers, tm
     assert "give both or neither" in capsys.readouterr().err
 
 
+def test_faces_of_another_size_cannot_join(tiny, teachers, tmp_path):
+    shutil.copytree(tiny.data, tmp_path / "data")
+    metadata = next((tmp_path / "data/fec/triplets").glob("*/metadata.json"))
+    told = json.loads(metadata.read_text())
+    told["preparation"]["size"] = 60
+    metadata.write_text(json.dumps(told))
+    options = ["--unlabelled", "fec", "--unlabelled-batch-size", "4", "--triplet-batch-size", "0"]
+    with pytest.raises(SystemExit, match="must have one size, not affectnet 46x46, fec 60x60"):
+        avemo(
+            *("train", "student", "--data", tmp_path / "data", "--out", tmp_path / "out", "--teacher", teachers[0]),
+            *(*STUDENT, *options),
+        )
+
+
 def test_without_a_number_of_views_there_is_nothing_to_keep(tiny, teachers, tmp_path, capsys):
     options = ["--data", tiny.data, "--out", tmp_path, "--teacher", teachers[0], *FACES]
     with pytest.raises(SystemExit):
