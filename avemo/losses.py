@@ -102,7 +102,10 @@ def distance_relation_loss(student_BxD: Float[Array, "B D"], teacher_BxE: Float[
 def _relative_distances(embeddings_BxD: Array) -> Array:
     """Distances of all pairs over their mean; where there is hardly any, as on the diagonal, there is no gradient."""
     embeddings_BxD = embeddings_BxD.astype(jnp.float32)
-    squared_BxB = jnp.square(embeddings_BxD[:, None] - embeddings_BxD[None]).sum(-1)
+    embeddings_BxD = embeddings_BxD - embeddings_BxD.mean(0)  # so that less cancels below
+    length_squared_B = jnp.square(embeddings_BxD).sum(-1)
+    # |a − b|² = |a|² + |b|² − 2 a·b: a product of matrices instead of B²·D differences.
+    squared_BxB = length_squared_B[:, None] + length_squared_B - 2 * embeddings_BxD @ embeddings_BxD.T
     distances_BxB = jnp.sqrt(jnp.maximum(squared_BxB, SMALLEST_SQUARED_DISTANCE))
     pairs_BxB = ~jnp.eye(len(distances_BxB), dtype=bool)
     return jnp.where(pairs_BxB, distances_BxB / masked_mean(distances_BxB, pairs_BxB), 0.0)

@@ -7,7 +7,7 @@ of all they depend on, so that what another teacher said, or of other faces, is 
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,21 +53,24 @@ class Taught:
         """The outputs on some faces as varied in some epochs, float32 B×D each, by name."""
         views_B = epochs_B % self.views
         rows = np.empty((len(faces_B), sum(self.sizes.values())), np.float32)
+        read = _reader(self.folder, rows.shape[1])
         for view in np.unique(views_B):
-            chosen = np.flatnonzero(views_B == view)
-            records = self._source(int(view)).__getitems__(faces_B[chosen].tolist())
-            rows[chosen] = [np.frombuffer(record, "<f4") for record in records]
+            chosen = views_B == view
+            rows[chosen] = read(self._path(view))[faces_B[chosen]]
         ends = np.cumsum([*self.sizes.values()])[:-1]
         return dict(zip(self.sizes, np.split(rows, ends, axis=1), strict=True))
-
-    def _source(self, view: int) -> ArrayRecordDataSource:
-        return _open(os.fspath(self._path(view)))
 
     def _path(self, view: int) -> Path:
         return self.folder / f"view-{view:03d}.array_record"
 
 
 @functools.cache
-def _open(path: str) -> ArrayRecordDataSource:
-    """A file stays open, for all threads."""
-    return ArrayRecordDataSource([path])
+def _reader(folder: Path, width: int) -> Callable[[Path], np.ndarray]:
+    """Reads a view as a whole, N×width, and keeps the last two: an epoch takes one of them, all of it, in any order."""
+
+    @functools.lru_cache(maxsize=2)
+    def read(path: Path) -> np.ndarray:
+        source = ArrayRecordDataSource([os.fspath(path)])
+        return np.frombuffer(b"".join(source.__getitems__(range(len(source)))), "<f4").reshape(-1, width)
+
+    return read
