@@ -74,8 +74,9 @@ class FaceTraining:
         accumulate: pieces in which the network takes the faces of a step, one after the other, where memory is short;
             BatchNorm's statistics are then those of a piece (see `avemo.training.in_pieces`).
         remat: keep only what convolutions, matrix products and sums give for the backward pass, and compute
-            normalisations and ReLUs once more, which is cheap: less than half of the memory between the passes. CPUs
-            gain nothing. It is a setting of the training because the network, and what it says, stay the same.
+            normalisations and ReLUs once more, which is cheap: in a network of the paper's kind less than half of the
+            memory between the passes. CPUs gain nothing. It is a setting of the training because the network, and what
+            it says, stay the same.
     """
 
     network: FaceConfig = PAPER_TEACHER

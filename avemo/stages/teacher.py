@@ -99,7 +99,7 @@ SMALL = FaceTraining(
     batch_size=128,
     triplet_batch_size=0,
 )
-"""`avemo train teacher --preset small`: labels alone, 48×48, about 30 minutes on two CPU cores."""
+"""`avemo train teacher --preset small`: labels alone, 48×48, about 35 minutes on two CPU cores."""
 
 DEMO = FaceTraining(
     network=DEMO_TEACHER,
