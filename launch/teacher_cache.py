@@ -56,8 +56,8 @@ def cached_teacher(
     key = _key([loaders.fingerprint(data, corpus), *source, stream], network, variables, config)
     taught = Taught.beside(data, corpus, key, sizes, config.views)
     say = _speaker(stream, network, variables, config, mesh)
-    views = tqdm(taught.missing_views(), desc=f"teacher on {corpus}", unit="view", disable=not is_first_host())
-    for view in views:
+    missing = taught.missing_views()
+    for view in tqdm(missing, desc=f"teacher on {corpus}", unit="view", disable=not (missing and is_first_host())):
         outputs = _all_outputs(data, source, partial(say, view), mesh)
         if is_first_host():
             taught.write(view, outputs)
