@@ -30,10 +30,13 @@ def keep_compiled_programs() -> None:
 def without_kept_programs() -> Iterator[None]:
     """Inside, every program is compiled anew, so that it is compiling that is timed."""
     import jax
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # JAX looks at the setting once, when it first compiles
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        reset_cache()

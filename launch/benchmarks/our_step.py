@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -155,8 +156,13 @@ class OurRecurrent:
 
     def __call__(self, steps: int) -> float:
         """Take gradients so many times. Returns the seconds it took."""
-        start = time.perf_counter()
-        for _ in range(steps):
-            found = self.gradients(self.params, self.inputs)
-        jax.block_until_ready(found)
-        return time.perf_counter() - start
+        return repeated(lambda: self.gradients(self.params, self.inputs), steps)
+
+
+def repeated(compute: Callable[[], Any], times: int) -> float:
+    """Seconds that it takes to compute the same thing so many times, until the last is done."""
+    start = time.perf_counter()
+    for _ in range(times):
+        found = compute()
+    jax.block_until_ready(found)
+    return time.perf_counter() - start

@@ -17,7 +17,7 @@ from test_loop import fit, init, train_step
 from avemo.stages import student, teacher
 from avemo.training import Stage, stream_key
 from launch import loop
-from launch.compilation_cache import keep_compiled_programs
+from launch.compilation_cache import keep_compiled_programs, without_kept_programs
 from launch.evaluation import Evaluator
 from launch.loop import METRICS_DELAY, jit_step
 from launch.mesh import data_mesh, replicated, state_sharding
@@ -25,6 +25,29 @@ from launch.mesh import data_mesh, replicated, state_sharding
 TINIEST = ["--preset", "demo", "--batch-size", "8", "--network.trunk.width", "0.02", "--network.trunk.blocks", "0", "0"]
 TINIEST += ["--network.dense-layers", "0", "--network.reduced-channels", "8", "--network.embedding-size", "8"]
 WITHOUT_FEC = [*TINIEST, "--triplet-batch-size", "0"]
+
+
+def test_without_kept_programs_nothing_comes_from_the_cache():
+    """Whatever was compiled or loaded before; and afterwards programs are kept again."""
+    hits = []
+    listener = lambda name, **_: hits.append(name) if name == "/jax/compilation_cache/cache_hits" else None
+    jax.monitoring.register_event_listener(listener)
+    shortest = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_anew = lambda: jax.jit(lambda x: jnp.linalg.svd(jnp.sin(x) @ x)[1]).lower(jnp.ones((8, 8))).compile()
+    try:
+        compile_anew()
+        hits.clear()
+        compile_anew()
+        assert len(hits) == 1
+        with without_kept_programs():
+            compile_anew()
+        assert len(hits) == 1
+        compile_anew()
+        assert len(hits) == 2
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
+        jax.monitoring.unregister_event_listener(listener)
 
 
 # --- the cache on disk --------------------------------------------------------------------------------------
