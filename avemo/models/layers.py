@@ -225,3 +225,35 @@ class ConvNorm(nn.Module):
         )(maps_BxHxWxC)
         maps_BxHxWxC = BatchNorm(train, self.dtype, name="bn")(maps_BxHxWxC)
         return maps_BxHxWxC if self.activation is None else self.activation(maps_BxHxWxC)
+
+
+def silu(maps_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """SiLU, x · sigmoid(x) (Elfwing et al. 2018), computed in float32 whatever the dtype of the maps."""
+    return nn.silu(maps_BxHxWxC.astype(jnp.float32)).astype(maps_BxHxWxC.dtype)
+
+
+class SqueezeExcite(nn.Module):
+    """Each channel scaled by what the mean of all channels says (Hu et al. 2018), with a hard sigmoid.
+
+    Attributes:
+        squeezed: Channels in between.
+        dtype: Compute dtype.
+    """
+
+    squeezed: int
+    dtype: DType = "float32"
+
+    @nn.compact
+    def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Map BxHxWxC to the same shape."""
+        dense = partial(nn.Dense, dtype=self.dtype, promote_dtype=float32_bias)
+        means_BxC = maps_BxHxWxC.astype(jnp.float32).mean((1, 2))
+        hidden = nn.relu(dense(self.squeezed, name="fc1")(means_BxC))
+        scale_BxC = nn.hard_sigmoid(dense(maps_BxHxWxC.shape[-1], name="fc2")(hidden))
+        return (maps_BxHxWxC.astype(jnp.float32) * scale_BxC[:, None, None]).astype(self.dtype)
+
+
+def divisible(channels: float) -> int:
+    """The nearest multiple of 8 that isn't more than a tenth below, at least 8: torchvision's way of rounding."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded

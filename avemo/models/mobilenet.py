@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from avemo.models.layers import ConvNorm, DType, float32_bias
+from avemo.models.layers import ConvNorm, DType, SqueezeExcite, divisible
 
 
 class Bottleneck(NamedTuple):
@@ -101,33 +101,6 @@ class MobileNetConfig:
     def trunk(self, dtype: DType, name: str) -> nn.Module:
         """The trunk as a module."""
         return MobileNetTrunk(self, dtype, name=name)
-
-
-def divisible(channels: float) -> int:
-    """The nearest multiple of 8 that isn't more than a tenth below, at least 8: torchvision's way of rounding."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
-class SqueezeExcite(nn.Module):
-    """Each channel scaled by what the mean of all channels says (Hu et al. 2018), with a hard sigmoid.
-
-    Attributes:
-        squeezed: Channels in between.
-        dtype: Compute dtype.
-    """
-
-    squeezed: int
-    dtype: DType = "float32"
-
-    @nn.compact
-    def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Map BxHxWxC to the same shape."""
-        dense = partial(nn.Dense, dtype=self.dtype, promote_dtype=float32_bias)
-        means_BxC = maps_BxHxWxC.mean((1, 2))
-        hidden = nn.relu(dense(self.squeezed, name="fc1")(means_BxC))
-        scale_BxC = nn.hard_sigmoid(dense(maps_BxHxWxC.shape[-1], name="fc2")(hidden))
-        return maps_BxHxWxC * scale_BxC[:, None, None].astype(maps_BxHxWxC.dtype)
 
 
 class InvertedResidual(nn.Module):

@@ -1,6 +1,7 @@
 """A compact residual network (He et al. 2016) of plain 3×3 convolutions: what runs fastest on CPUs for what it knows.
 
-Stem and stages are our choice.
+Squeeze-and-excitation (Hu et al. 2018) and SiLU (Elfwing et al. 2018) cost small networks little and make them learn
+faster. Stem and stages are our choice.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from avemo.models.layers import ConvNorm, DType
+from avemo.models.layers import ConvNorm, DType, SqueezeExcite, divisible, silu
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ResNetConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut (He et al. 2016), the first one optionally with stride 2.
+    """Two 3×3 convolutions and squeeze-and-excitation beside a shortcut, the first one optionally with stride 2.
 
     Attributes:
         features: Number of output channels.
@@ -57,13 +58,14 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, maps_BxHxWxC: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w features"]:
         """Map BxHxWxC to BxhxwxF, h = ⌈H / stride⌉."""
-        conv = partial(ConvNorm, self.features, padding="SAME", dtype=self.dtype)
+        conv = partial(ConvNorm, self.features, padding="SAME", activation=silu, dtype=self.dtype)
         residual = conv((3, 3), self.stride, name="conv_1")(maps_BxHxWxC, train)
         residual = conv((3, 3), activation=None, name="conv_2")(residual, train)
+        residual = SqueezeExcite(divisible(self.features / 4), self.dtype, name="excite")(residual)
         shortcut = maps_BxHxWxC
         if self.stride != 1 or shortcut.shape[-1] != self.features:
             shortcut = conv((1, 1), self.stride, activation=None, name="shortcut")(shortcut, train)
-        return nn.relu(shortcut + residual)
+        return silu(shortcut + residual)
 
 
 class ResNetTrunk(nn.Module):
@@ -81,7 +83,7 @@ class ResNetTrunk(nn.Module):
     def __call__(self, images_BxHxWx3: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
         """Map normalised images BxHxWx3 to maps BxhxwxC with C the last of `widths`."""
         stem, *widths = self.config.widths
-        maps = ConvNorm(stem, (3, 3), 2, "SAME", dtype=self.dtype, name="stem")(images_BxHxWx3, train)
+        maps = ConvNorm(stem, (3, 3), 2, "SAME", silu, dtype=self.dtype, name="stem")(images_BxHxWx3, train)
         for stage, (width, blocks) in enumerate(zip(widths, self.config.blocks, strict=True), start=1):
             for i in range(blocks):
                 block = ResidualBlock(width, 2 if i == 0 else 1, self.dtype, name=f"stage_{stage}_{i}")

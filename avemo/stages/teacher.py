@@ -94,7 +94,7 @@ SMALL = FaceTraining(
     network=SMALL_TEACHER,
     supervision=SupervisionConfig(soft_labels=True),
     augment=AugmentConfig(contrast=0.25, zoom=0.12, rotation=10.0, shift=0.08, erase=0.3),
-    optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.05, warmup_steps=200, averaging=0.998),
+    optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.05, warmup_steps=200, averaging=0.998),
     steps=6_600,
     batch_size=128,
     triplet_batch_size=0,

@@ -19,7 +19,7 @@ from avemo.models.audio import AudioConfig
 from avemo.models.face import NORM_EPSILON, FaceConfig
 from avemo.models.fusion import FusionConfig
 from avemo.models.inception_resnet import InceptionResNetConfig
-from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM
+from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, divisible
 from avemo.models.recurrent import RecurrentConfig
 from avemo.models.resnet import ResNetConfig
 
@@ -122,16 +122,16 @@ class ConvNorm(nn.Module):
         kernel: tuple[int, int] = (1, 1),
         stride: int = 1,
         padding: str = "VALID",
-        relu: bool = True,
+        activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.conv = Conv(inputs, outputs, kernel, stride, padding)
         self.bn = batch_norm(outputs)
-        self.relu = nn.ReLU(inplace=True) if relu else nn.Identity()
+        self.activation = activation(inplace=True)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map BxCxHxW to BxDxhxw."""
-        return self.relu(self.bn(self.conv(maps)))
+        return self.activation(self.bn(self.conv(maps)))
 
 
 def chain(inputs: int, *convs: tuple[Any, ...]) -> nn.Sequential:
@@ -221,27 +221,42 @@ def inception_resnet(config: InceptionResNetConfig) -> tuple[nn.Sequential, int]
     return trunk, width(384) + 2 * width(256) + middle
 
 
+class SqueezeExcite(nn.Module):
+    """Twin of `avemo.models.layers.SqueezeExcite` as the residual blocks have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, divisible(channels / 4))
+        self.fc2 = nn.Linear(self.fc1.out_features, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map BxCxHxW to the same shape."""
+        scale = functional.hardsigmoid(self.fc2(functional.relu(self.fc1(maps.mean((2, 3))))))
+        return maps * scale[:, :, None, None]
+
+
 class ResidualBlock(nn.Module):
     """Twin of `avemo.models.resnet.ResidualBlock`."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv_1 = ConvNorm(inputs, outputs, (3, 3), stride, "SAME")
-        self.conv_2 = ConvNorm(outputs, outputs, (3, 3), 1, "SAME", relu=False)
+        self.conv_1 = ConvNorm(inputs, outputs, (3, 3), stride, "SAME", nn.SiLU)
+        self.conv_2 = ConvNorm(outputs, outputs, (3, 3), 1, "SAME", nn.Identity)
+        self.excite = SqueezeExcite(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = ConvNorm(inputs, outputs, (1, 1), stride, "SAME", relu=False)
+            self.shortcut = ConvNorm(inputs, outputs, (1, 1), stride, "SAME", nn.Identity)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map BxCxHxW to BxDxhxw."""
-        return torch.relu(self.shortcut(maps) + self.conv_2(self.conv_1(maps)))
+        return functional.silu(self.shortcut(maps) + self.excite(self.conv_2(self.conv_1(maps))))
 
 
 def resnet(config: ResNetConfig) -> tuple[nn.Sequential, int]:
     """Twin of `avemo.models.resnet.ResNetTrunk`, and the number of its outputs."""
     channels, *widths = config.widths
     trunk = nn.Sequential()
-    trunk.add_module("stem", ConvNorm(3, channels, (3, 3), 2, "SAME"))
+    trunk.add_module("stem", ConvNorm(3, channels, (3, 3), 2, "SAME", nn.SiLU))
     for stage, (width, blocks) in enumerate(zip(widths, config.blocks, strict=True), start=1):
         for i in range(blocks):
             trunk.add_module(f"stage_{stage}_{i}", ResidualBlock(channels, width, 2 if i == 0 else 1))

@@ -73,11 +73,11 @@ def test_paper_teacher_has_the_papers_shapes():
         (PAPER_TEACHER, 15_555_626, 2020),
         (MOBILE_STUDENT, 3_117_146, 202),
         (DENSENET_STUDENT, 7_107_242, 2040),
-        (SMALL_TEACHER, 1_632_330, 78.0),
-        (SMALL_STUDENT, 170_950, 7.1),
-        (TINY_STUDENT, 34_858, 1.5),
+        (SMALL_TEACHER, 1_686_378, 78.4),
+        (SMALL_STUDENT, 177_982, 7.1),
+        (TINY_STUDENT, 64_986, 2.5),
         (DEMO_TEACHER, 329_946, 8.3),
-        (DEMO_STUDENT, 62_690, 1.82),
+        (DEMO_STUDENT, 64_986, 1.85),
     ],
 )
 def test_presets_cost_what_their_docstrings_say(config, parameters, mflops):
