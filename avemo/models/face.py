@@ -134,10 +134,11 @@ class FaceNetwork(nn.Module):
         }
 
 
-def init_variables(network: FaceNetwork, key: Key[Array, ""]) -> Any:
-    """Fresh "params" and "batch_stats" of a face network."""
+def init_variables(network: FaceNetwork, key: Key[Array, ""], trunk: Any = None) -> Any:
+    """Fresh "params" and "batch_stats" of a face network, of which the trunk's may be given, see `check_trunk`."""
     size = network.config.image_size
-    return dict(network.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False))
+    variables = dict(network.init(key, jnp.zeros((1, size, size, 3), jnp.uint8), train=False))
+    return variables if trunk is None else {name: part | {"trunk": trunk[name]} for name, part in variables.items()}
 
 
 def variable_shapes(network: FaceNetwork) -> Any:
@@ -148,6 +149,12 @@ def variable_shapes(network: FaceNetwork) -> Any:
 def trunk_shapes(network: FaceNetwork) -> dict[str, Any]:
     """Those of the trunk alone, "params" and "batch_stats"."""
     return {name: part["trunk"] for name, part in variable_shapes(network).items()}
+
+
+def check_trunk(network: FaceNetwork, trunk: Any) -> None:
+    """Raise ValueError unless the arrays are "params" and "batch_stats" of the network's trunk."""
+    if jax.tree.map(jnp.shape, trunk) != jax.tree.map(jnp.shape, trunk_shapes(network)):
+        raise ValueError(f"the trunk given is none of {network.config.trunk}")
 
 
 PAPER_TEACHER = FaceConfig()

@@ -106,7 +106,11 @@ class Distillation(FaceTraining):
 
 
 def build(
-    config: Distillation, class_weights_K: np.ndarray, seed: int, teachers: Sequence[tuple[FaceConfig, Any]]
+    config: Distillation,
+    class_weights_K: np.ndarray,
+    seed: int,
+    teachers: Sequence[tuple[FaceConfig, Any]],
+    trunk: Any = None,
 ) -> Stage:
     """The stage's three functions.
 
@@ -115,6 +119,8 @@ def build(
         class_weights_K: from `supervision.class_weights`.
         seed: that of the run.
         teachers: networks and their variables; these are not read where batches bring along what the teachers say.
+        trunk: "params" and "batch_stats" that the student's trunk begins with, such as ImageNet's, see
+            `avemo.models.face.check_trunk`; None draws them.
 
     Raises:
         ValueError: the student can't see what a teacher sees: their image sizes differ.
@@ -129,7 +135,7 @@ def build(
     optimizer = make_optimizer(config.optimizer, config.steps)
     sizes = tuple(teacher.embedding_size for teacher, _ in teachers)
     return Stage(
-        init=partial(init, network=network, optimizer=optimizer, teacher_sizes=sizes),
+        init=partial(init, network=network, optimizer=optimizer, teacher_sizes=sizes, trunk=trunk),
         train_step=partial(
             train_step,
             network=network,
@@ -144,14 +150,21 @@ def build(
     )
 
 
-def init(key: jax.Array, *, network: FaceNetwork, optimizer: Optimizer, teacher_sizes: tuple[int, ...]) -> TrainState:
+def init(
+    key: jax.Array,
+    *,
+    network: FaceNetwork,
+    optimizer: Optimizer,
+    teacher_sizes: tuple[int, ...],
+    trunk: Any = None,
+) -> TrainState:
     """The state before the first step, with a projection of the embedding towards each teacher's."""
     embedding_1xD = jnp.zeros((1, network.config.embedding_size))
     projections = tuple(
         nn.Dense(size).init(jax.random.fold_in(key, teacher), embedding_1xD)["params"]
         for teacher, size in enumerate(teacher_sizes)
     )
-    return new_state(init_variables(network, key), optimizer, projections)
+    return new_state(init_variables(network, key, trunk), optimizer, projections)
 
 
 def train_step(

@@ -98,10 +98,7 @@ class FaceTraining:
 
 def init(key: jax.Array, *, network: FaceNetwork, optimizer: Optimizer, trunk: Any = None) -> TrainState:
     """The state before the first step, of which the trunk's "params" and "batch_stats" may be given."""
-    variables = init_variables(network, key)
-    if trunk is not None:
-        variables = {name: part | {"trunk": trunk[name]} for name, part in variables.items()}
-    return new_state(variables, optimizer)
+    return new_state(init_variables(network, key, trunk), optimizer)
 
 
 def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from avemo.augment import AugmentConfig
-from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork, trunk_shapes
+from avemo.models.face import DEMO_TEACHER, SMALL_TEACHER, FaceNetwork
 from avemo.stages.supervision import (
     FaceTraining,
     SupervisionConfig,
@@ -32,14 +31,10 @@ def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int, trunk: A
         config: the training.
         class_weights_K: from `supervision.class_weights`.
         seed: that of the run.
-        trunk: "params" and "batch_stats" that the network's trunk begins with, such as VGGFace2's; None draws them.
-
-    Raises:
-        ValueError: it is the trunk of another network.
+        trunk: "params" and "batch_stats" that the network's trunk begins with, such as VGGFace2's, see
+            `avemo.models.face.check_trunk`; None draws them.
     """
     network = FaceNetwork(config.network)
-    if trunk is not None:
-        check_trunk(network, trunk)
     optimizer = make_optimizer(config.optimizer, config.steps)
     return Stage(
         init=partial(init, network=network, optimizer=optimizer, trunk=trunk),
@@ -53,12 +48,6 @@ def build(config: FaceTraining, class_weights_K: np.ndarray, seed: int, trunk: A
         ),
         eval_step=partial(evaluate_faces, network),
     )
-
-
-def check_trunk(network: FaceNetwork, trunk: Any) -> None:
-    """Raise ValueError unless the arrays are those of the network's trunk."""
-    if jax.tree.map(jnp.shape, trunk) != jax.tree.map(jnp.shape, trunk_shapes(network)):
-        raise ValueError(f"the trunk given is none of {network.config.trunk}")
 
 
 def train_step(

@@ -9,7 +9,7 @@ import pytest
 
 from avemo.augment import AugmentConfig
 from avemo.models.audio import AudioConfig
-from avemo.models.face import FaceConfig, FaceNetwork, init_variables
+from avemo.models.face import FaceConfig, FaceNetwork, check_trunk, init_variables
 from avemo.models.fusion import FusionConfig
 from avemo.models.recurrent import RecurrentConfig
 from avemo.models.resnet import ResNetConfig
@@ -109,12 +109,18 @@ def test_a_student_of_another_size_is_refused(taught):
         student.build(config, EVEN, 0, [(NETWORK, taught[0].variables)])
 
 
-def test_a_trunk_that_was_given_is_where_the_teacher_begins(taught):
+def test_a_trunk_that_was_given_is_where_teacher_and_student_begin(taught):
     trunk = {name: taught[0].variables[name]["trunk"] for name in ("params", "batch_stats")}
-    state = jax.jit(teacher.build(TRAINING, EVEN, 5, trunk).init)(stream_key(5, "init"))
-    jax.tree.map(np.testing.assert_array_equal, {name: state.variables[name]["trunk"] for name in trunk}, trunk)
+    check_trunk(FaceNetwork(NETWORK), trunk)
+    distillation = student.Distillation(**vars(TRAINING))
+    for stage in (
+        teacher.build(TRAINING, EVEN, 5, trunk),
+        student.build(distillation, EVEN, 5, [(NETWORK, taught[0].variables)], trunk),
+    ):
+        state = jax.jit(stage.init)(stream_key(5, "init"))
+        jax.tree.map(np.testing.assert_array_equal, {name: state.variables[name]["trunk"] for name in trunk}, trunk)
     with pytest.raises(ValueError, match="is none of ResNetConfig"):
-        teacher.build(replace(TRAINING, network=replace(NETWORK, trunk=ResNetConfig((8, 8), (1,)))), EVEN, 5, trunk)
+        check_trunk(FaceNetwork(replace(NETWORK, trunk=ResNetConfig((8, 8), (1,)))), trunk)
 
 
 def distilled_by(*teachers, steps=1, **settings):

@@ -1,7 +1,8 @@
-"""facenet-pytorch's own network with random weights, converted: every block says the same."""
+"""Networks of other libraries with random weights, converted: every block says the same."""
 
 import importlib
 import importlib.util
+import re
 import sys
 import types
 from pathlib import Path
@@ -11,53 +12,89 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avemo.models.inception_resnet import InceptionResNetConfig, InceptionResNetTrunk
-from launch.convert import facenet_trunk, read_state_dict
+from launch.convert import PUBLISHED, convert_trunk, read_state_dict
 
 torch = pytest.importorskip("torch", reason="torch isn't installed (make torch)")
-package = importlib.util.find_spec("facenet_pytorch")
-if package is None:
-    pytest.skip("facenet-pytorch isn't installed (make torch)", allow_module_level=True)
 
 pytestmark = pytest.mark.parity
 
-BLOCKS = ("conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a", "conv2d_4b", "mixed_6a", "mixed_7a")
-BLOCKS += tuple(f"repeat_{part}_{i}" for part, count in ((1, 5), (2, 10)) for i in range(count))
+DENSE_LAYER = re.compile(r"features\.denseblock(\d+)\.denselayer(\d+)")
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    """The network in evaluation mode, its statistics and weights random; its package's other parts want torchvision."""
-    sys.modules["facenet_pytorch"] = namespace = types.ModuleType("facenet_pytorch")
-    namespace.__path__ = [str(Path(package.origin).parent)]
-    module = importlib.import_module("facenet_pytorch.models.inception_resnet_v1")
+def module_of(package, name):
+    """A module of a package without the package's other parts, some of which want another torch."""
+    if package not in sys.modules:
+        found = importlib.util.find_spec(package)
+        if found is None:
+            pytest.skip(f"{package} isn't installed (make torch)")
+        folder = Path(found.origin).parent
+        for space, place in {package: folder, f"{package}.models": folder / "models"}.items():
+            sys.modules[space] = types.ModuleType(space)
+            sys.modules[space].__path__ = [str(place)]
+    return importlib.import_module(f"{package}.models.{name}")
+
+
+def theirs(network):
+    """The torch network in evaluation mode; all its batch normalisation is random."""
     torch.manual_seed(0)
-    network = module.InceptionResnetV1(pretrained=None, num_classes=10).eval()
-    for name, buffer in network.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 1.5) if name.endswith("var") else buffer.normal_(0, 0.2)
-    return network
+    if network == "facenet":
+        build = module_of("facenet_pytorch", "inception_resnet_v1").InceptionResnetV1
+        found = build(pretrained=None, num_classes=10).eval()
+    else:
+        build = getattr(module_of("torchvision", "densenet" if "densenet" in network else "mobilenetv3"), network)
+        found = build(num_classes=10).eval()
+    for module in found.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.001, 1.5)  # with the smallest, an epsilon more or less is seen
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return found
 
 
-def test_every_block_says_the_same(theirs, tmp_path):
-    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
-    variables, left_out = facenet_trunk(read_state_dict(tmp_path / "weights.pt"))
-    assert left_out == ["block8", "last_bn", "last_linear", "repeat_3"]
+def our_block(network, name, last):
+    """What we call one of their blocks; None where it is none of them."""
+    if network == "facenet":
+        found = re.fullmatch(r"(conv2d_\w\w|mixed_[67]a|repeat_[12]\.\d+)", name)
+        return found and name.replace(".", "_")
+    if network == "densenet121":
+        layer = DENSE_LAYER.fullmatch(name)
+        return f"dense_{int(layer[1]) - 1}_{int(layer[2]) - 1}" if layer else {"features.norm5": "bn"}.get(name)
+    place = re.fullmatch(r"features\.(\d+)", name)
+    return place and {0: "stem", last: "last"}.get(int(place[1]), f"block_{int(place[1]) - 1}")
 
-    faces = np.random.default_rng(0).normal(size=(2, 140, 140, 3)).astype(np.float32)
+
+@pytest.mark.parametrize(
+    ("network", "size", "blocks", "left_out"),
+    [
+        ("facenet", 140, 23, ["block8", "last_bn", "last_linear", "repeat_3"]),
+        ("densenet121", 64, 59, ["classifier"]),
+        ("mobilenet_v3_small", 64, 13, ["classifier"]),
+        ("mobilenet_v3_large", 64, 17, ["classifier"]),
+    ],
+)
+def test_every_block_says_the_same(network, size, blocks, left_out, tmp_path):
+    published = theirs(network)
+    torch.save(published.state_dict(), tmp_path / "weights.pt")
+    variables, not_of_the_trunk = convert_trunk(read_state_dict(tmp_path / "weights.pt"), network)
+    assert not_of_the_trunk == left_out
+
     said = {}
-    for name, module in theirs.named_modules():
-        key = name.replace(".", "_") if name.startswith("repeat") else name
-        if key in BLOCKS:
-            module.register_forward_hook(lambda _, __, output, key=key: said.update({key: output.detach()}))
+    for name, module in published.named_modules():
+        if block := our_block(network, name, blocks - 1):
+            module.register_forward_hook(lambda _, __, out, block=block: said.update({block: out.detach().clone()}))
+    faces = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
     with torch.no_grad():
-        theirs(torch.from_numpy(faces).permute(0, 3, 1, 2))
-    trunk = InceptionResNetTrunk(InceptionResNetConfig())
+        published(torch.from_numpy(faces).permute(0, 3, 1, 2))
+    assert len(said) == blocks
+
+    trunk = PUBLISHED[network].trunk.trunk("float32", name="trunk")
     _, state = jax.jit(
         lambda v, x: trunk.apply(v, x, train=False, capture_intermediates=True, mutable=["intermediates"])
     )(variables, jnp.asarray(faces))
-    for block in BLOCKS:
+    for block, theirs_said in said.items():
+        expected = theirs_said.permute(0, 2, 3, 1).numpy()
         (ours,) = state["intermediates"][block]["__call__"]
-        expected = said[block].permute(0, 2, 3, 1).numpy()
+        ours = ours[..., -expected.shape[-1] :]  # a dense layer's: with what it was given before that
         scale = np.abs(expected).max()
         np.testing.assert_allclose(ours / scale, expected / scale, atol=1e-4, err_msg=block)
