@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -96,6 +97,20 @@ def test_faces_without_labels_want_both_a_source_and_a_number(tiny, teachers, tm
     with pytest.raises(SystemExit):
         train(tiny, tmp_path, teachers, *options)
     assert "give both or neither" in capsys.readouterr().err
+
+
+def test_affectnets_unlabelled_faces_join(tiny, teachers, tmp_path):
+    options = ["--unlabelled", "affectnet", "--unlabelled-batch-size", "4", "--triplet-batch-size", "0"]
+    with pytest.raises(SystemExit, match="unlabelled"):
+        train(tiny, tmp_path / "none", teachers[:1], *options)
+    shutil.copytree(tiny.data / "fec", tmp_path / "data" / "fec")
+    source = ["--source", tiny.corpora / "affectnet", "--unlabelled", "none", "uncertain"]
+    avemo("prepare", "affectnet", *source, "--out", tmp_path / "data", "--size", 46, "--processes", 1)
+    joined = replace(tiny, data=tmp_path / "data")
+    online = train(joined, tmp_path / "online", teachers[:1], *options)
+    cached = train(joined, tmp_path / "cached", teachers[:1], *options, "--cache-teacher")
+    for mine, theirs in zip(cached, online, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
 
 
 def test_faces_of_another_size_cannot_join(tiny, teachers, tmp_path):
