@@ -284,7 +284,7 @@ TINY = replace(SMALL, network=TINY_STUDENT)
 DEMO = Distillation(
     network=DEMO_STUDENT,
     supervision=SupervisionConfig(alpha=1.0),
-    optimizer=OptimizerConfig(learning_rate=5e-3),
+    optimizer=OptimizerConfig(learning_rate=1e-2),
     steps=700,
     batch_size=64,
     triplet_batch_size=24,
