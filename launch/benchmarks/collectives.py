@@ -15,15 +15,20 @@ class Collective:
 
     Attributes:
         kind: One of `KINDS`.
-        sizes: Elements of each array that comes out, on one device.
+        shapes: Of each array that comes out, on one device.
         bytes: Of all of them.
         in_loop: Whether it stands in the body of a loop.
     """
 
     kind: str
-    sizes: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     bytes: int
     in_loop: bool
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Elements of each array."""
+        return tuple(map(prod, self.shapes))
 
 
 def collectives(hlo: str) -> list[Collective]:
@@ -34,13 +39,13 @@ def collectives(hlo: str) -> list[Collective]:
         if line.endswith("{") and line.startswith(("%", "ENTRY")):
             computation = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0]
         if match := re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line):
-            shapes, kind, started = match.groups()
-            arrays = re.findall(r"([a-z]\w*)\[([\d,]*)\]", shapes)
+            results, kind, started = match.groups()
+            arrays = re.findall(r"([a-z]\w*)\[([\d,]*)\]", results)
             if started and kind != "all-reduce":  # what goes in stands before what comes out
                 arrays = arrays[len(arrays) // 2 :]
-            sizes = tuple(prod(int(size) for size in shape.split(",") if size) for _, shape in arrays)
-            total = sum(size * _bits(dtype) for size, (dtype, _) in zip(sizes, arrays, strict=True)) // 8
-            found.append(Collective(kind, sizes, total, computation in bodies))
+            shapes = tuple(tuple(int(size) for size in shape.split(",") if size) for _, shape in arrays)
+            total = sum(prod(shape) * _bits(dtype) for shape, (dtype, _) in zip(shapes, arrays, strict=True)) // 8
+            found.append(Collective(kind, shapes, total, computation in bodies))
     return found
 
 
@@ -58,8 +63,8 @@ def by_kind(found: Iterable[Collective]) -> dict[str, dict[str, int]]:
 def gradient_reductions(found: Iterable[Collective], shapes: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     """Which all-reduces carry gradients.
 
-    An array that is reduced is known by its size alone. So only kernels are looked for (parameters of two axes or
-    more), and among them only those of a size that no vector has: BatchNorm's statistics have the sizes of its vectors.
+    An array that is reduced is known by its shape alone, whatever the order of its axes and however many of length 1.
+    So only kernels are looked for: BatchNorm's statistics have the shapes of its vectors.
 
     Args:
         found: Of the program of a training step.
@@ -69,12 +74,16 @@ def gradient_reductions(found: Iterable[Collective], shapes: Sequence[tuple[int,
         "all_reduces", how many carry gradients of kernels; "kernels", how many kernels were looked for; "each_once",
         whether there is one sum for each of them, and none in a loop.
     """
-    vectors = {prod(shape) for shape in shapes if len(shape) < 2}
-    kernels = sorted(size for shape in shapes if len(shape) > 1 and (size := prod(shape)) not in vectors)
-    carrying = [each for each in found if each.kind == "all-reduce" and set(each.sizes) & set(kernels)]
-    reduced = sorted(size for each in carrying for size in each.sizes if size in set(kernels))
+    kernels = sorted(lengths for shape in shapes if len(lengths := _lengths(shape)) > 1)
+    sums = [each for each in found if each.kind == "all-reduce"]
+    carrying = [each for each in sums if any(_lengths(shape) in kernels for shape in each.shapes)]
+    reduced = sorted(lengths for each in carrying for shape in each.shapes if (lengths := _lengths(shape)) in kernels)
     once = reduced == kernels and not any(each.in_loop for each in carrying)
     return {"all_reduces": len(carrying), "kernels": len(kernels), "each_once": once}
+
+
+def _lengths(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(length for length in shape if length > 1))
 
 
 def _bits(dtype: str) -> int:

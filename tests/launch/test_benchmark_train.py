@@ -126,11 +126,11 @@ ENTRY %main.5 (a: f32[2]) -> f32[2] {
 def test_collectives_are_read_from_the_compiled_text():
     found = collectives(HLO)
     assert found == [
-        Collective("all-reduce", (4,), 16, True),
-        Collective("all-reduce", (144, 8), 4 * 144 + 2 * 8, False),
-        Collective("all-reduce", (64,), 256, False),
-        Collective("all-gather", (40,), 160, False),
-        Collective("all-gather", (12,), 12, False),
+        Collective("all-reduce", ((4,),), 16, True),
+        Collective("all-reduce", ((3, 3, 2, 8), (8,)), 4 * 144 + 2 * 8, False),
+        Collective("all-reduce", ((16, 4),), 256, False),
+        Collective("all-gather", ((8, 5),), 160, False),
+        Collective("all-gather", ((12,),), 12, False),
     ]
     assert by_kind(found) == {
         "all-reduce": {"count": 3, "bytes": 864, "in_loops": 1},
@@ -142,10 +142,13 @@ def test_gradients_reduced_once_twice_or_never():
     found = collectives(HLO)
     once = {"all_reduces": 2, "kernels": 2, "each_once": True}
     assert gradient_reductions(found, [(3, 3, 2, 8), (16, 4), (8,)]) == once
-    assert gradient_reductions(found, [(3, 3, 2, 8), (16, 4), (8,), (2, 4)]) == once  # (2, 4) is as large as a vector
+    assert found[2].sizes == (64,)
+    assert gradient_reductions(found, [(2, 3, 8, 3), (1, 1, 4, 16), (1, 8), (8,)]) == once  # (1, 8) is but a vector
     assert not gradient_reductions(found, [(3, 3, 2, 8), (16, 4), (5, 5)])["each_once"]
     assert not gradient_reductions([*found, found[2]], [(3, 3, 2, 8), (16, 4)])["each_once"]
-    assert not gradient_reductions(found, [(2, 2)])["each_once"]  # in a loop
+    assert not gradient_reductions(found, [(3, 3, 2, 8), (16, 4), (16, 4)])["each_once"]
+    in_a_loop = [replace(found[1], in_loop=True), found[2]]
+    assert not gradient_reductions(in_a_loop, [(3, 3, 2, 8), (16, 4)])["each_once"]
 
 
 # --- turns --------------------------------------------------------------------------------------------------
