@@ -74,24 +74,22 @@ def densenet_module(module: str) -> str:
     return {"conv0": "stem/conv", "norm0": "stem/bn", "norm5": "bn"}.get(module, "")
 
 
-def mobilenet_module(config: MobileNetConfig, module: str) -> str:
+def mobilenet_modules(config: MobileNetConfig) -> dict[str, str]:
     """Torchvision numbers what we name; a block that doesn't expand its channels begins with the depthwise layer."""
+    layers = {"features.0": "stem", f"features.{len(config.bottlenecks) + 1}": "last"}
+    channels = STEM_CHANNELS
+    for place, row in enumerate(config.bottlenecks):
+        names = ["expand"] * (row.expanded != channels) + ["depthwise"] + ["excite"] * row.excited + ["project"]
+        layers |= {f"features.{place + 1}.block.{i}": f"block_{place}/{name}" for i, name in enumerate(names)}
+        channels = row.channels
     parts = {"0": "conv", "1": "bn", "fc1": "fc1", "fc2": "fc2"}
-    rows = config.bottlenecks
-    whole = re.fullmatch(r"features\.(\d+)(?:\.block\.(\d+))?\.(\w+)", module)
-    if not whole or whole[3] not in parts:
-        return ""
-    place, layer, part = int(whole[1]), whole[2], parts[whole[3]]
-    if layer is None:
-        return {0: f"stem/{part}", len(rows) + 1: f"last/{part}"}.get(place, "")
-    row, before = rows[place - 1], rows[place - 2].channels if place > 1 else STEM_CHANNELS
-    layers = ["expand"] * (row.expanded != before) + ["depthwise"] + ["excite"] * row.excited + ["project"]
-    return f"block_{place - 1}/{layers[int(layer)]}/{part}"
+    return {f"{theirs}.{part}": f"{ours}/{name}" for theirs, ours in layers.items() for part, name in parts.items()}
 
 
 def _mobilenet(size: Literal["small", "large"]) -> Published:
     config = MobileNetConfig(size)
-    return Published(f"torchvision's mobilenet_v3_{size}", config, lambda name: mobilenet_module(config, name), 1e-3)
+    modules = mobilenet_modules(config)
+    return Published(f"torchvision's mobilenet_v3_{size}", config, lambda name: modules.get(name, ""), 1e-3)
 
 
 PUBLISHED: dict[Network, Published] = {

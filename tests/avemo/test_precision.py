@@ -128,7 +128,7 @@ def test_the_first_losses_agree(histories, name):
     exact, rounded = (histories[dtype][name][0] for dtype in DTYPES)
     for term, value in exact.items():
         # Squared distances of unit vectors, of which the triplets' hinges are made, reach 4 and are exact to 1 %.
-        assert rounded[term] == pytest.approx(value, rel=0.03, abs=1e-2), term
+        assert rounded[term] == pytest.approx(value, rel=0.03, abs=1e-2 if term == "triplet" else 5e-3), term
 
 
 @pytest.mark.parametrize("name", ["teacher", "student", "fusion"])

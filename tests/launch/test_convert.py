@@ -32,6 +32,8 @@ from launch.errors import LaunchError
         ("mobilenet_v3_small", "features.12.0", "last/conv"),
         ("mobilenet_v3_large", "features.16.1", "last/bn"),
         ("mobilenet_v3_large", "classifier.0", ""),
+        ("mobilenet_v3_small", "features.13.block.0.0", ""),  # large's
+        ("mobilenet_v3_large", "features.1.block.2.0", ""),  # small's
     ],
 )
 def test_where_a_module_goes(network, theirs, ours):
