@@ -65,6 +65,11 @@ class LogMelConfig:
         """Time between two steps in samples."""
         return round(self.hop_s * self.sample_rate_hz)
 
+    @property
+    def memory(self) -> int:
+        """Samples before those of a step that its window reaches back to."""
+        return self.window_size - self.hop_size
+
 
 def _mel_from_hz(hz: np.ndarray) -> np.ndarray:
     """Slaney's scale: linear (3 mel per 200 Hz) up to 1 kHz, then logarithmic (27 mel per factor 6.4)."""
@@ -92,38 +97,50 @@ def mel_filters(config: LogMelConfig) -> np.ndarray:
     return np.maximum(0, np.minimum(rising, falling)) * 2 / (right - left)
 
 
-def mel_spectrogram(waveform_BxN: Float[Array, "B N"], config: LogMelConfig) -> Float[Array, "B S M"]:
+def mel_spectrogram(
+    waveform_BxN: Float[Array, "B N"], config: LogMelConfig, before_BxP: Float[Array, "B P"] | None = None
+) -> Float[Array, "B S M"]:
     """Power in each mel band, float32.
 
-    Step i sees the `window_size` samples that end at (i + 1)·hop, so it depends on no later sample; before
-    the first sample there are zeros.
+    Step i sees the `window_size` samples that end at (i + 1)·hop, so it depends on no later sample.
 
     Args:
         waveform_BxN: Sound in [-1, 1], N at least one hop.
         config: Window, hop and bands.
+        before_BxP: The last P = `config.memory` samples before; None for silence.
 
     Returns:
         BxSxM with S = N // hop exactly.
     """
+    batch, samples = waveform_BxN.shape
     window, hop = config.window_size, config.hop_size
-    steps = waveform_BxN.shape[1] // hop
-    padded = jnp.pad(waveform_BxN.astype(jnp.float32), ((0, 0), (window - hop, 0)))
-    framed_BxSxW = padded[:, np.arange(steps)[:, None] * hop + np.arange(window)]
+    steps, hops_in_window = samples // hop, -(-window // hop)
+    if before_BxP is None:
+        before_BxP = jnp.zeros((batch, config.memory))
+    # Windows are put together of whole hops, not gathered: slices stay on the device that holds the row.
+    lead = (hops_in_window - 1) * hop - config.memory
+    sound = jnp.concatenate([before_BxP, waveform_BxN[:, : steps * hop]], axis=1).astype(jnp.float32)
+    hops = jnp.pad(sound, ((0, 0), (lead, 0))).reshape(batch, steps + hops_in_window - 1, hop)
+    framed = jnp.concatenate([hops[:, i : i + steps] for i in range(hops_in_window)], axis=-1)
+    framed_BxSxW = framed[..., hops_in_window * hop - window :]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     spectrum = jnp.fft.rfft(framed_BxSxW * hann.astype(np.float32), config.fft_size)
     power = spectrum.real**2 + spectrum.imag**2
     return jnp.matmul(power, mel_filters(config).astype(np.float32), precision=jax.lax.Precision.HIGHEST)
 
 
-def log_mel(waveform_BxN: Float[Array, "B N"], config: LogMelConfig) -> Float[Array, "B S M"]:
+def log_mel(
+    waveform_BxN: Float[Array, "B N"], config: LogMelConfig, before_BxP: Float[Array, "B P"] | None = None
+) -> Float[Array, "B S M"]:
     """Causal log-mel spectrogram: natural logarithm of the floored energies, mapped affinely to about [-2, 3].
 
     Args:
         waveform_BxN: Sound in [-1, 1], N at least one hop.
         config: Window, hop and bands.
+        before_BxP: The last P = `config.memory` samples before; None for silence.
 
     Returns:
         Float32 BxSxM with S = N // hop exactly; step i depends only on samples before (i + 1)·hop.
     """
-    energy_BxSxM = mel_spectrogram(waveform_BxN, config)
+    energy_BxSxM = mel_spectrogram(waveform_BxN, config, before_BxP)
     return (jnp.log(jnp.maximum(energy_BxSxM, POWER_FLOOR)) - LOG_MEAN) / LOG_SCALE

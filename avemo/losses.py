@@ -145,3 +145,24 @@ def ccc_loss(
     covariance = masked_mean(deviation_BxT * label_deviation_BxT, mask_BxT)
     variances = masked_mean(deviation_BxT**2, mask_BxT) + masked_mean(label_deviation_BxT**2, mask_BxT)
     return 1.0 - 2.0 * covariance / (variances + (mean_prediction - mean_label) ** 2 + 1e-8)
+
+
+def rating_likelihood_loss(
+    prediction_BxTxD: Float[Array, "B T D"],
+    spread_BxTxD: Float[Array, "B T D"],
+    rating_mean_BxTxD: Float[Array, "B T D"],
+    rating_square_BxTxD: Float[Array, "B T D"],
+) -> Float[Array, "B T D"]:
+    """Mean over the raters of their ratings' negative log-likelihood under a normal distribution, less its constant.
+
+    With prediction μ and spread σ: ½ · mean_r (x_r − μ)² / σ² + log σ (Nix & Weigend 1994), so that σ learns how far a
+    rater lies from the prediction: as the raters disagree, and as the prediction errs.
+
+    Args:
+        prediction_BxTxD: μ.
+        spread_BxTxD: σ, positive.
+        rating_mean_BxTxD: mean of the raters' values.
+        rating_square_BxTxD: mean of their squares.
+    """
+    squared = rating_square_BxTxD - 2 * prediction_BxTxD * rating_mean_BxTxD + jnp.square(prediction_BxTxD)
+    return 0.5 * squared / jnp.square(spread_BxTxD) + jnp.log(spread_BxTxD)

@@ -62,7 +62,7 @@ def expression_confusions(
 
 @struct.dataclass
 class Regression:
-    """Means and centred second moments of prediction x and label y, per column; Chan's method merges them.
+    """Counts, means and centred second moments of prediction x and label y, per column; Chan's method merges them.
 
     Centred moments keep float32 exact enough where raw sums of squares would cancel (Chan, Golub & LeVeque 1979).
     """
@@ -81,15 +81,15 @@ class Regression:
         cls,
         prediction_BxD: Float[Array, "B D"],
         label_BxD: Float[Array, "B D"],
-        mask_B: Bool[Array, " B"],
+        mask: Bool[Array, " B"] | Bool[Array, "B D"],
     ) -> "Regression":
-        """Statistics of one batch; rows whose mask is False count for nothing, whatever they hold."""
-        mask_Bx1 = mask_B[:, None]
-        x_BxD = jnp.where(mask_Bx1, prediction_BxD.astype(jnp.float32), 0.0)
-        y_BxD = jnp.where(mask_Bx1, label_BxD.astype(jnp.float32), 0.0)
-        count = mask_B.sum().astype(jnp.float32)
+        """Statistics of one batch; rows, or numbers, whose mask is False count for nothing, whatever they hold."""
+        mask_BxD = jnp.broadcast_to(mask.reshape(len(mask), -1), label_BxD.shape)
+        x_BxD = jnp.where(mask_BxD, prediction_BxD.astype(jnp.float32), 0.0)
+        y_BxD = jnp.where(mask_BxD, label_BxD.astype(jnp.float32), 0.0)
+        count = mask_BxD.sum(0).astype(jnp.float32)
         mean_x, mean_y = (v.sum(0) / jnp.maximum(count, 1) for v in (x_BxD, y_BxD))
-        dx_BxD, dy_BxD = (jnp.where(mask_Bx1, v - m, 0.0) for v, m in ((x_BxD, mean_x), (y_BxD, mean_y)))
+        dx_BxD, dy_BxD = (jnp.where(mask_BxD, v - m, 0.0) for v, m in ((x_BxD, mean_x), (y_BxD, mean_y)))
         return cls(
             count=count,
             mean_x=mean_x,
@@ -98,7 +98,7 @@ class Regression:
             moment_yy=(dy_BxD**2).sum(0),
             moment_xy=(dx_BxD * dy_BxD).sum(0),
             squared_error=((x_BxD - y_BxD) ** 2).sum(0),
-            same_sign=(mask_Bx1 & (jnp.sign(x_BxD) == jnp.sign(y_BxD))).sum(0),
+            same_sign=(mask_BxD & (jnp.sign(x_BxD) == jnp.sign(y_BxD))).sum(0),
         )
 
     def merge(self, other: "Regression") -> "Regression":

@@ -28,6 +28,7 @@ class TrainState:
         params: float32 parameters of the network.
         aids: float32 parameters that only the training needs, such as a student's projections towards its teachers.
         averages: moving averages of "params" and "batch_stats", where they are wanted.
+        carry: what a recurrent network keeps in mind from batch to batch, where it does; the first axis is the batch.
         batch_stats: float32 running statistics of BatchNorm (empty where a network has none).
         opt_state: optax's state.
     """
@@ -38,6 +39,7 @@ class TrainState:
     opt_state: Any
     aids: Any = ()
     averages: Any = ()
+    carry: Any = ()
 
     @property
     def trained(self) -> dict[str, Any]:

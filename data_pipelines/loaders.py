@@ -10,7 +10,7 @@ False.
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,8 @@ import simplejpeg
 
 from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
+from data_pipelines.kept_outputs import KeptOutputs
 from data_pipelines.records import Records, open_split, prepared_folder, read_metadata
-from data_pipelines.taught import Taught
 
 FaceSet = Literal["affectnet", "faces"]
 """Prepared datasets of labelled faces: AffectNet's, and people's own."""
@@ -90,7 +90,7 @@ def face_batches(
     name: FaceSet = "affectnet",
     split: str = "train",
     hold_out: float = 0.0,
-    taught: Sequence[Taught] = (),
+    taught: Sequence[KeptOutputs] = (),
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -154,7 +154,7 @@ def picture_batches(
     batch_size: int,
     seed: int,
     hold_out: float = 0.0,
-    taught: Sequence[Taught] = (),
+    taught: Sequence[KeptOutputs] = (),
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -211,7 +211,7 @@ def triplet_batches(
     batch_size: int,
     seed: int,
     split: str = "train",
-    taught: Sequence[Taught] = (),
+    taught: Sequence[KeptOutputs] = (),
     shard_index: int = 0,
     shard_count: int = 1,
     threads: int = 4,
@@ -260,13 +260,16 @@ def triplet_eval_batches(
     return _evaluation_iterator(source, batch_size, shard_index, shard_count, threads)
 
 
-def recordings(data_dir: Path, split: str, name: ClipSet = "recola") -> Iterator[dict[str, Any]]:
+def recordings(
+    data_dir: Path, split: str, name: ClipSet = "recola", with_frames: bool = True
+) -> Iterator[dict[str, Any]]:
     """Annotated recordings, one at a time, decoded.
 
     Args:
         data_dir: The folder of prepared datasets.
         split: "train", "dev" or "test".
         name: Which dataset.
+        with_frames: Whether "frames" are decoded; they are left out otherwise.
 
     Yields:
         "name"; "frames" uint8 T×H×W×3 (RGB, black where no face was found); "face_valid" bool T; "waveform" float32,
@@ -277,7 +280,7 @@ def recordings(data_dir: Path, split: str, name: ClipSet = "recola") -> Iterator
         DataError: The dataset isn't prepared, or has no such split.
     """
     records = open_split(data_dir, name, split)
-    return (_recording(records[index]) for index in range(len(records)))
+    return (_recording(records[index], with_frames) for index in range(len(records)))
 
 
 def window_batches(
@@ -286,12 +289,21 @@ def window_batches(
     window_frames: int,
     batch_size: int,
     seed: int,
+    stride_frames: int | None = None,
+    in_succession: bool = False,
+    reaching: Collection[str] = (),
+    reach_frames: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> grain.DatasetIterator:
-    """Windows at random places of recordings that lie in memory, for training, without end.
+    """Windows of recordings that lie in memory, for training, without end.
 
-    In every epoch a recording of T frames gives ⌊T / window_frames⌋ windows, each starting anywhere in it.
+    In every epoch a recording is cut anew: its windows start a stride apart, the first less than a stride from the
+    recording's beginning, drawn at random; the last is moved back where it would pass the end.
+
+    In succession, row i of a batch goes on where row i of the batch before ended, until its recording has no whole
+    window left and another begins. Recordings come in random order, and in every epoch some of their windows are left
+    out: the last of a recording, so that the first can be anywhere, and those that don't fill a batch.
 
     Args:
         recordings: Dicts of arrays whose first axis is time: T rows, or 640·T samples under the key
@@ -299,38 +311,89 @@ def window_batches(
         window_frames: Frames per window (W).
         batch_size: Windows per batch (B), on this host.
         seed: Determines order and places.
+        stride_frames: Frames from the start of a window to that of the next; None for W.
+        in_succession: Whether the rows of batches go on, see above; for strides of W.
+        reaching: Names of the arrays that are cut beyond the window's end.
+        reach_frames: By how many frames; beyond the recording's end they are zero.
         shard_index: Which part of every batch this host takes.
         shard_count: How many hosts share the batches.
 
     Returns:
-        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), "index" int64 B×2 (position among the
+        An iterator over dicts: every array as B×W×…, "waveform" as B×(640·W), those that reach as B×(W + reach)×…,
+        "begins" bool B (whether this row doesn't go on from the batch before), "index" int64 B×2 (position among the
         recordings, first frame), and "epoch" int32 B.
 
     Raises:
-        DataError: No recording is as long as a window.
+        DataError: No recording is as long as a window, or there are too few windows for a batch in succession.
     """
     arrays = [_timed_arrays(recording) for recording in recordings]
     lengths = np.array([_frame_count(recording) for recording in arrays], np.int64)
-    places = np.repeat(np.arange(len(arrays)), lengths // window_frames)
-    if not len(places):
+    if not (lengths >= window_frames).any():
         raise DataError(
             f"no recording is as long as a window of {window_frames} frames (longest: {lengths.max(initial=0)}); "
             "choose shorter windows"
         )
-
-    def draw_epoch(rng: np.random.Generator) -> np.ndarray:
-        which = rng.permutation(places)
-        return np.stack([which, rng.integers(lengths[which] - window_frames + 1)], axis=1)
+    for recording in arrays:
+        for name in reaching:
+            after = [(0, reach_frames)] + [(0, 0)] * (recording[name].ndim - 1)
+            recording[name] = np.pad(recording[name], after)
+    rows = batch_size * shard_count
+    stride = stride_frames or window_frames
+    draw = _rows_of_successive_windows if in_succession else _shuffled_windows
 
     def cut(windows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
         def slices(name: str) -> Iterator[np.ndarray]:
-            rows = _rows_per_frame(name)
-            return (arrays[which][name][start * rows : (start + window_frames) * rows] for which, start in windows)
+            frame, beyond = _rows_per_frame(name), reach_frames if name in reaching else 0
+            for which, start, _ in windows:
+                yield arrays[which][name][start * frame : (start + window_frames) * frame + beyond]
 
-        return {name: np.stack([*slices(name)]) for name in arrays[0]} | {"index": np.array(windows, np.int64)}
+        drawn = np.array(windows, np.int64)
+        return {name: np.stack([*slices(name)]) for name in arrays[0]} | {
+            "index": drawn[:, :2],
+            "begins": drawn[:, 2] > 0,
+        }
 
     # The arrays are in memory: threads would only contend for the interpreter.
-    return _training_iterator(draw_epoch, cut, batch_size, seed, shard_index, shard_count, threads=0)
+    return _training_iterator(
+        lambda rng: draw(rng, lengths, window_frames, stride, rows),
+        *(cut, batch_size, seed, shard_index, shard_count),
+        threads=0,
+    )
+
+
+def _shuffled_windows(
+    rng: np.random.Generator, lengths: np.ndarray, window_frames: int, stride_frames: int, rows: int
+) -> np.ndarray:
+    """The windows of an epoch in random order: recording, first frame, and 1, since none goes on from another."""
+    windows = []
+    for which in np.flatnonzero(lengths >= window_frames).tolist():
+        last = lengths[which] - window_frames
+        starts = rng.integers(stride_frames) + stride_frames * np.arange(last // stride_frames + 1)
+        starts = np.minimum(starts, last)
+        windows.append(np.stack([np.full_like(starts, which), starts, np.ones_like(starts)], axis=1))
+    return rng.permutation(np.concatenate(windows))
+
+
+def _rows_of_successive_windows(
+    rng: np.random.Generator, lengths: np.ndarray, window_frames: int, stride_frames: int, rows: int
+) -> np.ndarray:
+    """The windows of an epoch, batch by batch: recording, first frame, and whether it begins anew in its row."""
+    windows = []
+    for which in rng.permutation(np.flatnonzero(lengths >= window_frames)).tolist():
+        count = max(lengths[which] // window_frames - 1, 1)
+        starts = rng.integers(lengths[which] - count * window_frames + 1) + window_frames * np.arange(count)
+        begins = np.arange(count) == 0
+        windows.append(np.stack([np.full_like(starts, which), starts, begins], axis=1))
+    drawn = np.concatenate(windows)
+    batches = len(drawn) // rows
+    if not batches:
+        raise DataError(
+            f"the recordings have {len(drawn)} windows of {window_frames} frames, too few for a batch of {rows} "
+            "in succession: choose smaller batches or shorter windows"
+        )
+    in_rows = drawn[: batches * rows].reshape(rows, batches, 3)
+    in_rows[:, 0, 2] = 1
+    return in_rows.swapaxes(0, 1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -404,7 +467,7 @@ def _triplets(data_dir: Path, split: str) -> _Source:
     return _Source(np.arange(len(triplets)), load)
 
 
-def _with_taught(taught: Sequence[Taught], faces: str, batch: dict[str, Any]) -> dict[str, Any]:
+def _with_taught(taught: Sequence[KeptOutputs], faces: str, batch: dict[str, Any]) -> dict[str, Any]:
     """The batch with what teachers said of those faces whose positions it has under that name."""
     if not taught:
         return batch
@@ -507,13 +570,13 @@ def _read_options(threads: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 
-def _recording(record: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    frames = _decode([[jpeg] for jpeg in record["frames"]])
-    count = len(frames)
+def _recording(record: Mapping[str, Sequence[Any]], with_frames: bool) -> dict[str, Any]:
+    count = len(record["frames"])
+    frames = {"frames": _decode([[jpeg] for jpeg in record["frames"]])} if with_frames else {}
     ratings = np.frombuffer(record["ratings"][0], np.float32)
     return {
         "name": record["name"][0].decode(),
-        "frames": frames,
+        **frames,
         "face_valid": np.frombuffer(record["face_valid"][0], np.bool_),
         "waveform": np.frombuffer(record["waveform"][0], np.int16).astype(np.float32) / 32768,
         "voice_valid": bool(record["voice_valid"][0]),

@@ -273,5 +273,5 @@ def _shapes(tree: Any) -> dict[str, list[int]]:
 
 def _beside_variables(state: TrainState) -> dict[str, Any]:
     """What a training needs to go on, and nobody else."""
-    beside = {"step": state.step, "opt_state": state.opt_state, "aids": state.aids}
+    beside = {"step": state.step, "opt_state": state.opt_state, "aids": state.aids, "carry": state.carry}
     return beside | (state.trained if state.averages else {})

@@ -18,7 +18,8 @@ from launch.inspect import Inspect
 from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
-from launch.train import PRESETS, TrainFusion, TrainStudent, TrainTeacher
+from launch.train import PRESETS, TrainStudent, TrainTeacher
+from launch.train_fusion import TrainFusion
 
 STAGES: dict[str, Any] = {"teacher": TrainTeacher, "student": TrainStudent, "fusion": TrainFusion}
 

@@ -23,7 +23,8 @@ from launch.prepare import PrepareAffectNet, PrepareFec, PrepareRecola
 from launch.report import RESULTS_FILE, Report
 from launch.runs import read_record, write_json
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
-from launch.train import TrainFusion, TrainStudent, TrainTeacher
+from launch.train import TrainStudent, TrainTeacher
+from launch.train_fusion import TrainFusion
 
 CORPORA = {"affectnet": SynthesizeAffectNet, "fec": SynthesizeFec, "recola": SynthesizeRecola}
 FACE_SIZE = 46

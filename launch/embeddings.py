@@ -1,16 +1,26 @@
 """Frozen face embeddings: recordings go through the face network once, before fusion is trained or scored."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from avemo.augment import centre_crop
 from avemo.models.face import FaceConfig, FaceNetwork
+from data_pipelines import loaders
+from data_pipelines.kept_outputs import KeptOutputs
+from data_pipelines.loaders import ClipSet
+from launch.hosts import from_first_host, is_first_host
 from launch.mesh import compiler_options, own_rows, put_batch, replicated
+from launch.prepare import check_image_size
 
 FRAMES_PER_CALL = 256
 """Frames in one call of the network, per device; it has no influence on the result."""
@@ -38,8 +48,39 @@ def face_embedder(config: FaceConfig, variables: Any, mesh: Mesh) -> Embedder:
     return embed
 
 
-def embed_recordings(recordings: Iterable[Mapping[str, Any]], embed: Embedder) -> Iterator[dict[str, Any]]:
-    """Replace each recording's "frames" (T, H, W, 3) by "face" (T, D), float32; rows without a face are zero."""
-    for recording in recordings:
-        face = embed(recording["frames"]) * recording["face_valid"][:, None]
-        yield {"face": face} | {name: value for name, value in recording.items() if name != "frames"}
+def load_embedded(
+    data: Path, clips: ClipSet, split: str, config: FaceConfig, variables: Any, mesh: Mesh
+) -> list[dict[str, Any]]:
+    """All recordings of a split with "face", the network's embeddings (T, D) float32, instead of their frames.
+
+    The embeddings are kept beside the data, so that the network runs once over them. Rows without a face are zero.
+    """
+    check_image_size(data, clips, config.image_size)
+    key = outputs_key([loaders.fingerprint(data, clips), split, asdict(config)], variables)
+    kept = KeptOutputs.beside(data, "embedded", clips, key, {"embedding": config.embedding_size})
+    if from_first_host(lambda: bool(kept.missing_views())):
+        embed = face_embedder(config, variables, mesh)
+        shown = tqdm(
+            loaders.recordings(data, split, clips),
+            desc=f"embed {split} faces",
+            unit="recording",
+            disable=not is_first_host(),
+        )
+        embeddings = [embed(each["frames"]) * each["face_valid"][:, None] for each in shown]
+        if is_first_host():
+            kept.write(0, {"embedding": np.concatenate(embeddings)})
+        from_first_host(lambda: True)  # nobody reads before all is written
+    recordings, first = [], 0
+    for recording in loaders.recordings(data, split, clips, with_frames=False):
+        places = first + np.arange(len(recording["face_valid"]))
+        recordings.append(recording | {"face": kept.read(places, np.zeros_like(places))["embedding"]})
+        first += len(places)
+    return recordings
+
+
+def outputs_key(what: Sequence[Any], variables: Any) -> str:
+    """A digest of a network's variables and of all else that its outputs depend on."""
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(jax.device_get(variables)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

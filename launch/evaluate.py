@@ -5,7 +5,7 @@ Beside it `predictions.npz` keeps what the report draws: samples of faces, and t
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,35 +15,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from avemo.augment import centre_crop
-from avemo.labels import EXPRESSIONS
+from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
 from avemo.metrics import Regression
 from avemo.models.face import FaceConfig, FaceNetwork
-from avemo.models.fusion import FusionNetwork, init_variables
 from avemo.stages import fusion, supervision
-from avemo.stages.fusion import FusionTraining
 from data_pipelines import loaders
 from data_pipelines.loaders import ClipSet, FaceSet
-from launch.embeddings import face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
     EVAL_BATCH_SIZE,
     Evaluator,
     ccc_results,
     fec_results,
-    fusion_batches,
     label_results,
     score_faces,
     swap_voices,
 )
-from launch.mesh import data_mesh, put_batch
+from launch.mesh import data_mesh
 from launch.prepare import check_image_size, preparations
 from launch.report import PREDICTIONS_FILE, RESULTS_FILE, print_table, write_report
-from launch.runs import command_line, package_versions, read_record, run_input, stage_config, write_json
+from launch.runs import command_line, package_versions, read_record, write_json
 from launch.speed import measure_speed
-from launch.train import finished_variables, load_embedded, load_face_network
+from launch.train import load_face_network
+from launch.train_fusion import (
+    FittedOnDev,
+    load_fitted,
+    load_fusion,
+    load_recordings,
+    noted_of,
+    predict_recordings,
+)
 
 
 @dataclass(frozen=True)
@@ -159,59 +162,77 @@ def evaluate_fusion(
     results: dict[str, Any],
     arrays: dict[str, np.ndarray],
 ) -> None:
-    """Add the CCC of the fused network, of either modality alone, and of the control with swapped voices.
+    """Add the CCC of the fused network, of either modality alone, after post-processing, and of two controls.
 
-    "face" and "voice" are the same network with the other modality masked, not networks trained for one modality.
+    "face" and "voice" are the same network with the other modality masked. The controls are voices swapped between the
+    recordings, and chance: each recording scored with the prediction for another.
     """
-    config = stage_config(run, "fusion", FusionTraining)
     fingerprint = loaders.fingerprint(data, clips)
     if read_record(run).inputs.get(clips, fingerprint) != fingerprint:
         raise LaunchError(f"{data / clips} is not what {run} was trained on: its partitions may overlap with these")
-    network = FusionNetwork(config.network)
-    face_network, face_variables = load_face_network(trained_face(run), mesh)
-    embed = face_embedder(face_network, face_variables, mesh)
-    recordings = load_embedded(data, clips, split, face_network, embed)
-    like = jax.eval_shape(lambda: init_variables(network, jax.random.key(0)))
-    variables = finished_variables(run, config.steps, like, mesh)
-    predict = jax.jit(lambda variables, batch: fusion.predict(network, variables, batch))
-
-    def predictions_of(recordings: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-        batches = tqdm(fusion_batches(recordings, config.delay_frames, mesh), desc="evaluate fusion", unit="batch")
-        parts = [jax.device_get(predict(variables, put_batch(mesh, batch))) for batch in batches]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(recordings)], *parts)
-
-    predictions = predictions_of(recordings)
+    trained, fitted = load_fusion(run, mesh), load_fitted(run)
+    config, face = trained.config, (trained.face_config, trained.face_variables)
+    recordings = load_recordings(data, clips, split, config, face, mesh)
+    noted = [noted_of(trained, recording) for recording in recordings]
+    predicted = predict_recordings(trained, recordings, mesh)
+    best = [each[config.modalities] for each in predicted]
+    traces = {name: [each[name]["valence_arousal"] for each in predicted] for name in fusion.MODALITIES}
+    traces["post_processed"] = [post_processed(each["valence_arousal"], fitted) for each in best]
     if len(recordings) > 1:
-        predictions["voice_swapped"] = predictions_of(swap_voices(recordings))["fused"]
-    labels = [fusion.compensate_delay(recording["gold_standard"], config.delay_frames) for recording in recordings]
-    for name, values in predictions.items():
+        swapped = predict_recordings(trained, swap_voices(recordings), mesh)
+        traces["voice_swapped"] = [each["fused"]["valence_arousal"] for each in swapped]
+        others = [*best[1:], best[0]]
+        traces["chance"] = [
+            np.resize(other["valence_arousal"], each["labels"].shape) for other, each in zip(others, noted, strict=True)
+        ]
+    for name, values in traces.items():
         per_recording = [
-            Regression.of(*map(jnp.asarray, (value[: len(label)], label, valid)))
-            for value, (label, valid) in zip(values, labels, strict=True)
+            jax.device_get(Regression.of(*map(jnp.asarray, (value, each["labels"], each["valid"]))))
+            for value, each in zip(values, noted, strict=True)
         ]
         results[clips][name] = ccc_results(per_recording)
+    results[clips]["spread"] = spread_results(best, noted, fitted)
     preparation = preparations(data)[clips]
     results[clips]["protocol"] = {
         "split": split,
         "recordings": [str(recording["name"]) for recording in recordings],
         "gold_standard": preparation["gold_standard"],
         "partition": preparation.get("partition", "as listed"),
-        "annotation_delay_s": config.annotation_delay_s,
-        "post_processing": "none",
+        "delay": config.delay,
+        "annotation_delay_s": dict(zip(DIMENSIONS, (trained.delay / FRAME_RATE_HZ).tolist(), strict=True)),
+        "post_processing": asdict(fitted)["post_processing"],
     }
-    for i, recording in enumerate(recordings):
-        label, valid = labels[i]
-        arrays[f"{clips}/{recording['name']}/gold_standard"] = label[valid]
-        for name, values in predictions.items():
-            arrays[f"{clips}/{recording['name']}/{name}"] = values[i, : len(label)][valid]
+    factor_D = np.array([fitted.spread_factor[dimension] for dimension in DIMENSIONS], np.float32)
+    for i, (recording, each) in enumerate(zip(recordings, noted, strict=True)):
+        named = {"gold_standard": each["labels"], "band": factor_D * best[i]["spread"]}
+        named |= {name: values[i] for name, values in traces.items()}
+        where = each["valid"].all(1)
+        arrays |= {f"{clips}/{recording['name']}/{name}": value[where] for name, value in named.items()}
 
 
-def trained_face(run: Path) -> Path:
-    """The face network's run that a fusion network was trained over. Raises LaunchError where it is another by now."""
-    face = read_record(run).inputs["face"]
-    if run_input(Path(face["run"])) != face:
-        raise LaunchError(f"{face['run']} is not the run any more that {run} was trained over: train the fusion anew")
-    return Path(face["run"])
+def post_processed(trace_TxD: np.ndarray, fitted: FittedOnDev) -> np.ndarray:
+    """A recording's prediction after what was fitted on the development recordings."""
+    columns = zip(DIMENSIONS, trace_TxD.T, strict=True)
+    return np.stack([fitted.post_processing[name](trace_T) for name, trace_T in columns], axis=1).astype(np.float32)
+
+
+def spread_results(
+    predictions: Sequence[Mapping[str, np.ndarray]], noted: Sequence[Mapping[str, np.ndarray]], fitted: FittedOnDev
+) -> dict[str, Any]:
+    """How many of the raters' values lie in the predicted band, and how wide it is."""
+    found: dict[str, Any] = {"nominal_coverage": fitted.nominal_coverage}
+    for i, dimension in enumerate(DIMENSIONS):
+        inside, widths = [], []
+        for prediction, each in zip(predictions, noted, strict=True):
+            rows = each["valid"][:, i]
+            half_T = fitted.spread_factor[dimension] * prediction["spread"][rows, i]
+            inside.append(np.abs(each["ratings"][:, rows, i] - prediction["valence_arousal"][rows, i]) <= half_T)
+            widths.append(2 * half_T)
+        found[dimension] = {
+            "coverage": float(np.concatenate([part.ravel() for part in inside]).mean()),
+            "mean_width": float(np.concatenate(widths).mean()),
+        }
+    return found
 
 
 def read_ceiling(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Compiled evaluation: every record counts once, on any number of devices, and what comes out has the field's names."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from tqdm import tqdm
 
 from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.metrics import Regression, merge
-from avemo.stages import fusion
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
 from launch.hosts import host_share
@@ -108,7 +108,7 @@ def label_results(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def regression_results(regression: Regression) -> dict[str, float]:
     """RMSE, Pearson, CCC and SAGR of valence and arousal, e.g. "ccc_valence"; empty where nothing was scored."""
-    if regression.count == 0:
+    if not regression.count.any():
         return {}
     return {
         f"{name}_{dimension}": float(values[i])
@@ -131,15 +131,13 @@ def fec_results(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def fusion_batches(
-    recordings: Sequence[Mapping[str, Any]], delay_frames: int, mesh: Mesh
-) -> list[dict[str, np.ndarray]]:
+def fusion_batches(recordings: Sequence[Mapping[str, Any]], mesh: Mesh) -> list[dict[str, np.ndarray]]:
     """Whole recordings, padded to the longest, as many to a batch as there are devices; padding has no labels.
 
     Every host holds all recordings and gets its own rows of each batch.
     """
-    frames = max(recording["face"].shape[0] for recording in recordings)
-    padded = [_padded(delayed(recording, delay_frames), frames) for recording in recordings]
+    frames = max(len(recording["face_valid"]) for recording in recordings)
+    padded = [_padded(fusion_arrays(recording), frames) for recording in recordings]
     nothing = jax.tree.map(np.zeros_like, padded[0])
     padded += [nothing] * (-len(padded) % mesh.size)
     return [
@@ -148,16 +146,21 @@ def fusion_batches(
     ]
 
 
-def delayed(recording: Mapping[str, Any], delay_frames: int) -> dict[str, np.ndarray]:
-    """A recording's arrays as the fusion stage wants them, its labels moved back by the annotation delay."""
-    labels, valid = fusion.compensate_delay(recording["gold_standard"], delay_frames)
-    return {
-        "face": recording["face"],
+def fusion_arrays(recording: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A recording's arrays as the fusion stage wants them: "face" or "frames", whichever there is, and the rest.
+
+    Where the raters are not known one by one, the gold standard counts as the one rater.
+    """
+    gold, ratings = recording["gold_standard"], recording["ratings"]
+    ratings = ratings if ratings.shape[1] else gold[:, None]
+    return {name: recording[name] for name in ("face", "frames") if name in recording} | {
         "face_valid": recording["face_valid"],
         "waveform": recording["waveform"],
-        "voice_valid": np.full(len(labels), recording["voice_valid"]),
-        "labels": labels,
-        "labels_valid": valid,
+        "voice_valid": np.full(len(gold), recording["voice_valid"]),
+        "labels": gold,
+        "labels_valid": np.ones(len(gold), bool),
+        "rating_mean": ratings.mean(1),
+        "rating_square": np.square(ratings).mean(1),
     }
 
 
@@ -172,16 +175,35 @@ def swap_voices(recordings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return swapped
 
 
-def ccc_results(per_recording: Sequence[Regression]) -> dict[str, dict[str, float]]:
-    """CCC of valence and of arousal, pooled in both ways in use: all files concatenated, and the mean over files."""
-    total = per_recording[0]
-    for regression in per_recording[1:]:
-        total = merge(total, regression)
-    per_file = np.mean([regression.ccc() for regression in per_recording], axis=0)
+def ccc_results(per_recording: Sequence[Regression], draws: int = 2_000) -> dict[str, dict[str, Any]]:
+    """CCC of valence and of arousal, pooled in both ways in use: all files concatenated, and the mean over files.
+
+    Beside each its 95 % interval: a bootstrap over files (Efron & Tibshirani 1993), since the frames of a file are
+    anything but independent. With few files it is rather too narrow.
+    """
+    chosen = np.random.default_rng(0).integers(len(per_recording), size=(draws, len(per_recording)))
+    per_file_FxD = np.array([regression.ccc() for regression in per_recording])
+    drawn = {
+        "ccc_concatenated": np.array([_concatenated(per_recording, files) for files in chosen]),
+        "ccc_per_file": per_file_FxD[chosen].mean(1),
+    }
+    found = {
+        "ccc_concatenated": _concatenated(per_recording, range(len(per_recording))),
+        "ccc_per_file": per_file_FxD.mean(0),
+    }
     return {
-        dimension: {"ccc_concatenated": float(total.ccc()[i]), "ccc_per_file": float(per_file[i])}
+        dimension: {pooling: float(value_D[i]) for pooling, value_D in found.items()}
+        | {
+            f"{pooling}_interval": np.percentile(value_NxD[:, i], (2.5, 97.5)).tolist()
+            for pooling, value_NxD in drawn.items()
+        }
         for i, dimension in enumerate(DIMENSIONS)
     }
+
+
+def _concatenated(per_recording: Sequence[Regression], files: Iterable[int]) -> np.ndarray:
+    """CCC per dimension of some files, one after the other."""
+    return reduce(merge, (per_recording[file] for file in files)).ccc()
 
 
 def _padded(recording: Mapping[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:

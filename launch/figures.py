@@ -44,12 +44,13 @@ LINES = (
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart."""
+    """One line of a chart, with a band of some half width around it, where there is one."""
 
     label: str
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
     style: Style
+    band: np.ndarray | None = None
 
 
 def draw_lines(
@@ -76,6 +77,9 @@ def draw_lines(
                 s = line.style
                 dashes = (0, s.dashes) if s.dashes else "solid"
                 marker = "o" if len(line.x) <= 20 else None
+                if line.band is not None:
+                    low, high = np.asarray(line.y) - line.band, np.asarray(line.y) + line.band
+                    ax.fill_between(line.x, low, high, color=s.colour, alpha=0.18, lw=0, zorder=s.layer - 1)
                 ax.plot(line.x, line.y, color=s.colour, ls=dashes, lw=s.width, marker=marker, ms=3, zorder=s.layer)
             ax.set_ylabel(label)
             _bare(ax)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import GetAttrKey
 from tyro.constructors import PrimitiveConstructorSpec
 
 from avemo.training import TrainState
@@ -114,7 +115,8 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     """Where each array of a training's state lies: a pytree of shardings.
 
     Along "fsdp" an array is split on its largest axis that can be split evenly, unless it is small; the optimiser's
-    moments have the shapes of their parameters and so are split like them.
+    moments have the shapes of their parameters and so are split like them. What is carried from batch to batch is split
+    as a batch is.
 
     Args:
         mesh: The devices.
@@ -122,14 +124,16 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     """
     parts = mesh.shape["fsdp"]
 
-    def sharding(leaf: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        if path[0] == GetAttrKey("carry"):
+            return split_batch(mesh)
         axes = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
         if parts == 1 or leaf.size < SMALLEST_SPLIT or not axes:
             return replicated(mesh)
         largest = max(axes, key=lambda axis: leaf.shape[axis])
         return NamedSharding(mesh, PartitionSpec(*(None,) * largest, "fsdp"))
 
-    return jax.tree.map(sharding, state)
+    return jax.tree_util.tree_map_with_path(sharding, state)
 
 
 def with_whole_parameters(mesh: Mesh, train_step: TrainStep) -> TrainStep:

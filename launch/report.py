@@ -77,7 +77,9 @@ RECOLA_INPUTS = {
     "fused": "fused",
     "face": "face only",
     "voice": "voice only",
+    "post_processed": "post-processed",
     "voice_swapped": "voice swapped",
+    "chance": "another recording",
 }
 POOLINGS = {"ccc_concatenated": "concatenated", "ccc_per_file": "per file"}
 
@@ -144,6 +146,8 @@ def write_report(out: Path) -> Path:
         face_set=FACE_SETS[_scored(results, FACE_SETS)],
         clip_set=CLIP_SETS[_scored(results, CLIP_SETS)],
         protocol=find(results, _scored(results, CLIP_SETS), "protocol"),
+        spread=find(results, _scored(results, CLIP_SETS), "spread"),
+        dimensions=DIMENSIONS,
         synthetic=[CORPORA[name] for name in CORPORA if name in results.get("ceiling", {})],
         faces_are_synthetic=_scored(results, FACE_SETS) in results.get("ceiling", {}),
         has={name: bool(results.get(name)) for name in ("affectnet", "fec", "recola")},
@@ -199,17 +203,26 @@ def more_face_figures(results: Mapping[str, Any]) -> Table:
 
 
 def recola_table(results: Mapping[str, Any]) -> Table:
-    """CCC of each input and of the ceilings, in both poolings."""
+    """CCC of each input and of the ceilings, in both poolings, with their intervals."""
     clips = _scored(results, CLIP_SETS)
     split = find(results, clips, "protocol", "split") or ""
     keys = [(dimension, pooling) for dimension in DIMENSIONS for pooling in POOLINGS]
     rows = {
-        f"{prefix}{label}": [show(find(results, *path, name, *key), DECIMALS) for key in keys]
+        f"{prefix}{label}": [show_with_interval(find(results, *path, name, key[0]), key[1]) for key in keys]
         for prefix, path in (("", (clips,)), ("ceiling: ", ("ceiling", clips)))
         for name, label in RECOLA_INPUTS.items()
     }
     columns = [f"{dimension}\n{POOLINGS[pooling]}" for dimension, pooling in keys]
     return Table.of(f"Valence and arousal over time: CCC on {CLIP_SETS[clips]} {split}".rstrip(), columns, rows)
+
+
+def show_with_interval(figures: Mapping[str, Any] | None, pooling: str) -> str:
+    """A CCC and, where there is one, its interval."""
+    value, interval = find(figures or {}, pooling), find(figures or {}, f"{pooling}_interval")
+    if value is None or interval is None:
+        return show(value, DECIMALS)
+    low, high = interval
+    return f"{show(value, DECIMALS)}\n[{low:.2f},{high:.2f}]"
 
 
 def speed_table(results: Mapping[str, Any]) -> Table:
@@ -356,7 +369,8 @@ def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, A
             lines = []
             for kind, style in TRACE_STYLES.items():
                 values = predictions[f"{clips}/{name}/{kind}"][:, i]
-                lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style))
+                band = predictions[f"{clips}/{name}/band"][:, i] if kind == "fused" else None
+                lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style, band))
             panels.append((dimension, lines))
         traces[name] = draw_lines(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)
     return traces

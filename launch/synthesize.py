@@ -14,12 +14,10 @@ class SyntheticCorpus:
     Attributes:
         out: a new folder for the corpus.
         seed: root of all random numbers; one seed gives one corpus.
-        preset: its size; "tiny" is for tests.
     """
 
     out: Path
     seed: int = 0
-    preset: Literal["tiny", "demo"] = "demo"
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,11 @@ class SynthesizeAffectNet(SyntheticCorpus):
     """Draw faces and labels in the form of AffectNet.
 
     Attributes:
+        preset: its size; "tiny" is for tests.
         release: which of AffectNet's forms is written; both hold the same faces and labels.
     """
 
+    preset: Literal["tiny", "demo"] = "demo"
     release: Literal["2017", "2021"] = "2017"
 
     def __call__(self) -> None:
@@ -41,7 +41,13 @@ class SynthesizeAffectNet(SyntheticCorpus):
 
 @dataclass(frozen=True)
 class SynthesizeFec(SyntheticCorpus):
-    """Draw photographs and triplets in the form of Google FEC."""
+    """Draw photographs and triplets in the form of Google FEC.
+
+    Attributes:
+        preset: its size; "tiny" is for tests.
+    """
+
+    preset: Literal["tiny", "demo"] = "demo"
 
     def __call__(self) -> None:
         """Write the corpus."""
@@ -51,7 +57,13 @@ class SynthesizeFec(SyntheticCorpus):
 
 @dataclass(frozen=True)
 class SynthesizeRecola(SyntheticCorpus):
-    """Draw films of talking faces with six raters' annotations in the form of RECOLA."""
+    """Draw films of talking faces with six raters' annotations in the form of RECOLA.
+
+    Attributes:
+        preset: its size; "tiny" is for tests, "large" has all of RECOLA's recordings, two minutes each.
+    """
+
+    preset: Literal["tiny", "demo", "large"] = "demo"
 
     def __call__(self) -> None:
         """Write the corpus."""

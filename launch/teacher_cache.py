@@ -1,7 +1,5 @@
 """Runs a teacher once over every way that faces are varied, for `avemo train student --cache-teacher`."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +16,8 @@ from avemo.models.face import FaceConfig, FaceNetwork
 from avemo.stages.student import Distillation, teach
 from avemo.stages.supervision import vary
 from data_pipelines import loaders
-from data_pipelines.taught import Taught
+from data_pipelines.kept_outputs import KeptOutputs
+from launch.embeddings import outputs_key
 from launch.hosts import from_first_host, host_share, is_first_host
 from launch.mesh import compiler_options, put_batch, replicated
 
@@ -34,7 +33,7 @@ def cached_teacher(
     variables: Any,
     config: Distillation,
     mesh: Mesh,
-) -> Taught:
+) -> KeptOutputs:
     """What a teacher says of faces in each of their views; what isn't there yet is written.
 
     Args:
@@ -53,8 +52,9 @@ def cached_teacher(
         "valence_arousal": len(DIMENSIONS),
     }
     corpus = loaders.corpus_of(source[0])
-    key = _key([loaders.fingerprint(data, corpus), *source, stream], network, variables, config)
-    taught = Taught.beside(data, corpus, key, sizes, config.views)
+    faces = [loaders.fingerprint(data, corpus), *source, stream]
+    key = outputs_key([*faces, asdict(network), config.network.image_size, asdict(config.augment)], variables)
+    taught = KeptOutputs.beside(data, "taught", corpus, key, sizes, config.views)
     say = _speaker(stream, network, variables, config, mesh)
     missing = taught.missing_views()
     for view in tqdm(missing, desc=f"teacher on {corpus}", unit="view", disable=not (missing and is_first_host())):
@@ -63,15 +63,6 @@ def cached_teacher(
             taught.write(view, outputs)
     from_first_host(lambda: True)  # nobody reads before all is written
     return taught
-
-
-def _key(faces: list[str], network: FaceConfig, variables: Any, config: Distillation) -> str:
-    """A digest of the faces, the teacher, and the way that faces are varied."""
-    what = [*faces, asdict(network), config.network.image_size, asdict(config.augment)]
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-    for leaf in jax.tree.leaves(jax.device_get(variables)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _speaker(stream: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh) -> Callable[..., Any]:

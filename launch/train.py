@@ -1,7 +1,7 @@
-"""`avemo train {teacher,student,fusion}`: put data, stage and loop together."""
+"""`avemo train {teacher,student}`: put data, stage and loop together."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -10,33 +10,27 @@ from typing import Annotated, Any
 import jax
 import tyro
 from jax.sharding import Mesh
-from tqdm import tqdm
 from tyro.conf import arg
 
 from avemo.models.face import FaceConfig, FaceNetwork, check_trunk, variable_shapes
 from avemo.stages import fusion, student, teacher
-from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
 from avemo.stages.supervision import FaceTraining, class_weights
 from avemo.training import Stage
 from data_pipelines import loaders
-from data_pipelines.loaders import ClipSet, FaceSet, PictureSet
+from data_pipelines.kept_outputs import KeptOutputs
+from data_pipelines.loaders import FaceSet, PictureSet
 from data_pipelines.records import open_split
-from data_pipelines.taught import Taught
 from launch.checkpoints import Checkpoints
 from launch.convert import read_trunk
-from launch.embeddings import Embedder, embed_recordings, face_embedder
 from launch.errors import LaunchError
 from launch.evaluation import (
     Evaluator,
-    delayed,
     face_results,
-    fusion_batches,
-    regression_results,
     score_faces,
 )
 from launch.freed_memory import keep_freed_memory
-from launch.hosts import Hosts, host_share, is_first_host, joined
+from launch.hosts import Hosts, host_share, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
@@ -182,74 +176,13 @@ class TrainStudent(FaceRun):
         train_faces(self, mesh, record, config, from_kept_outputs(stage), taught, self.unlabelled)
 
 
-@dataclass(frozen=True)
-class TrainFusion(Run):
-    """Train audio encoder, fusion and recurrent core on RECOLA (or your own clips), over a frozen face network.
-
-    Attributes:
-        face: run of the student (or teacher) whose embeddings are used.
-        clips: which recordings it learns from: RECOLA's, or your own (`avemo prepare clips`).
-        config: the training itself.
-    """
-
-    face: Path = tyro.MISSING
-    clips: ClipSet = "recola"
-    config: Annotated[FusionTraining, arg(name="")] = fusion.PAPER
-
-    def train_on(self, mesh: Mesh) -> None:
-        """Train on these devices."""
-        config = self.config
-        check_batch_size(mesh, config.accumulate, batch_size=config.batch_size)
-        network, variables = load_face_network(self.face, mesh)
-        check_face_size(config, network, self.face)
-        inputs = {self.clips: loaders.fingerprint(self.data, self.clips), "face": run_input(self.face)}
-        record = RunRecord.new("fusion", self.preset, self.seed, config, inputs)
-        if not start_run(self.out, record, config.steps, self.resume):
-            return
-
-        embed = face_embedder(network, variables, mesh)
-        parts = {split: load_embedded(self.data, self.clips, split, network, embed) for split in ("train", "dev")}
-        dev = fusion_batches(parts["dev"], config.delay_frames, mesh)
-        stage = fusion.build(config, self.seed)
-        evaluator = Evaluator(stage.eval_step, mesh)
-
-        def evaluate(variables: Any, check: Check) -> dict[str, float]:
-            metrics = evaluator(variables, dev, check)
-            return {
-                f"{name}/{figure}": value
-                for name, regression in metrics.items()
-                for figure, value in regression_results(regression).items()
-                if figure.startswith("ccc")
-            }
-
-        train(
-            name="fusion",
-            run=self.out,
-            stage=stage,
-            batches=loaders.window_batches(
-                [delayed(recording, config.delay_frames) for recording in parts["train"]],
-                window_frames=config.window_frames,
-                batch_size=config.batch_size // jax.process_count(),
-                seed=self.seed,
-                **host_share(),
-            ),
-            steps=config.steps,
-            examples_per_step=config.batch_size,
-            seed=self.seed,
-            mesh=mesh,
-            rhythm=self.rhythm,
-            evaluate=evaluate,
-            profile_steps=self.profile,
-        )
-
-
 def train_faces(
     run: FaceRun,
     mesh: Mesh,
     record: RunRecord,
     config: FaceTraining,
     stage: Stage,
-    taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+    taught: Mapping[str, Sequence[KeptOutputs]] = MappingProxyType({}),
     unlabelled: PictureSet | None = None,
 ) -> None:
     """What teacher and student have in common: faces in, figures on labelled faces and on FEC out.
@@ -295,7 +228,7 @@ def face_streams(
     config: FaceTraining,
     seed: int,
     hold_out: float = 0.0,
-    taught: Mapping[str, Sequence[Taught]] = MappingProxyType({}),
+    taught: Mapping[str, Sequence[KeptOutputs]] = MappingProxyType({}),
     unlabelled: PictureSet | None = None,
 ) -> Together:
     """The training batches of a face network, this host's share of each.
@@ -401,24 +334,3 @@ def finished_variables(run: Path, steps: int, like: Any, mesh: Mesh) -> Any:
         if (step := checkpoints.latest_step() or 0) < steps:
             raise LaunchError(f"{run} has done {step} of {steps} steps: finish it with --resume")
         return checkpoints.restore_variables(like, mesh)
-
-
-def load_embedded(data: Path, clips: ClipSet, split: str, network: FaceConfig, embed: Embedder) -> list[dict[str, Any]]:
-    """All recordings of a split with the face network's embeddings in place of their frames."""
-    check_image_size(data, clips, network.image_size)
-    recordings: Iterable[Mapping[str, Any]] = tqdm(
-        loaders.recordings(data, split, clips),
-        desc=f"embed {split} faces",
-        unit="recording",
-        disable=not is_first_host(),
-    )
-    return list(embed_recordings(recordings, embed))
-
-
-def check_face_size(config: FusionTraining, network: FaceConfig, face: Path) -> None:
-    """Raise LaunchError where the fusion network expects face embeddings of another size."""
-    if network.embedding_size != config.network.face_size:
-        raise LaunchError(
-            f"{face} gives {network.embedding_size}-d face embeddings, the fusion network takes "
-            f"{config.network.face_size}: add --network.face-size {network.embedding_size}"
-        )

@@ -8,15 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
 from avemo.log_mel import LogMelConfig, log_mel
-from avemo.models.audio import STEPS_PER_FRAME, AudioConfig, AudioEncoder
+from avemo.models.audio import STEPS_PER_FRAME, AudioCarry, AudioConfig, AudioEncoder
+from avemo.models.audio import initial_carry as initial_audio_carry
 from avemo.models.layers import DType, float32_bias
-from avemo.models.recurrent import Carry, Recurrent, RecurrentConfig
+from avemo.models.recurrent import Carry as RecurrentCarry
+from avemo.models.recurrent import Recurrent, RecurrentConfig
 from avemo.models.recurrent import initial_carry as initial_recurrent_carry
+
+SMALLEST_SPREAD = 0.01
+"""Added to the predicted spread (our choice), so that its likelihood stays finite."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +63,23 @@ class FusionConfig:
         """Sound samples that belong to one frame."""
         return STEPS_PER_FRAME * self.log_mel.hop_size
 
-    @property
-    def context_frames(self) -> int:
-        """Frames of sound before a frame that its audio vector depends on, rounded up."""
-        samples = self.audio.context_steps * self.log_mel.hop_size + self.log_mel.window_size - self.log_mel.hop_size
-        return -(-samples // self.samples_per_frame)
-
 
 class FusionCarry(NamedTuple):
     """What the network remembers between two chunks of a sequence.
 
     Attributes:
+        sound: The last samples heard, BxP, as far back as a window of the spectrogram reaches.
+        audio: State of the audio network.
         recurrent: State of the recurrent network.
-        sound: The last samples heard, BxN, as far back as the audio network reaches.
     """
 
-    recurrent: Carry
-    sound: Float[Array, "B N"]
+    sound: Float[Array, "B P"]
+    audio: AudioCarry
+    recurrent: RecurrentCarry
 
 
 def initial_carry(config: FusionConfig, batch: int) -> FusionCarry:
-    """The carry before the first frame: a recurrent network at rest, and silence.
+    """The carry before the first frame: silence, and networks at rest.
 
     Args:
         config: Size of the fusion network.
@@ -87,8 +89,9 @@ def initial_carry(config: FusionConfig, batch: int) -> FusionCarry:
         The carry.
     """
     return FusionCarry(
+        sound=jnp.zeros((batch, config.log_mel.memory)),
+        audio=initial_audio_carry(config.audio, config.log_mel.mel_bands, batch),
         recurrent=initial_recurrent_carry(config.recurrent, batch),
-        sound=jnp.zeros((batch, config.context_frames * config.samples_per_frame)),
     )
 
 
@@ -119,9 +122,7 @@ class Modality(nn.Module):
 class FusionNetwork(nn.Module):
     """Face embeddings and sound to valence and arousal, frame by frame and causally.
 
-    A sequence may be given whole or in chunks: with the carry of the chunk before, the predictions are the
-    same, since the carry holds the sound that the audio network still remembers (before the first frame:
-    silence).
+    A sequence may be given whole or in chunks: with the carry of the chunk before, the predictions are the same.
 
     Attributes:
         config: Size of the network.
@@ -150,8 +151,9 @@ class FusionNetwork(nn.Module):
             carry: What the call on the frames before returned; None at the beginning of a sequence.
 
         Returns:
-            "valence_arousal" BxTx2 in [-1, 1], float32; "audio" BxTxD, the audio network's vectors; "carry",
-            for the frames that follow.
+            "valence_arousal" BxTx2 in [-1, 1], float32; "spread" BxTx2, positive: the standard deviation of ratings
+            around it, read from the recurrent network's states without changing what they learn; "audio" BxTxD, the
+            audio network's vectors; "carry", for the frames that follow.
 
         Raises:
             ValueError: If face embeddings or sound have another size than the configured one.
@@ -168,19 +170,21 @@ class FusionNetwork(nn.Module):
             carry = initial_carry(config, batch)
         dtype = config.dtype
 
-        sound = jnp.concatenate([carry.sound, waveform_BxN], axis=1)
-        audio_BxTxD = AudioEncoder(config.audio, dtype, name="audio")(log_mel(sound, config.log_mel))
-        audio_BxTxD = audio_BxTxD[:, config.context_frames :]
+        log_mel_BxSxM = log_mel(waveform_BxN, config.log_mel, carry.sound)
+        last_sound_BxP = jnp.concatenate([carry.sound, waveform_BxN], axis=1)[:, waveform_BxN.shape[1] :]
+        audio_BxTxD, audio_carry = AudioEncoder(config.audio, dtype, name="audio")(log_mel_BxSxM, carry.audio)
 
         face = Modality(config.projection, dtype, name="face")(face_BxTxD, face_valid_BxT)
         voice = Modality(config.projection, dtype, name="voice")(audio_BxTxD, voice_valid_BxT)
         fused = nn.Dropout(config.dropout, deterministic=not train)(jnp.concatenate([face, voice], axis=-1))
         hidden, recurrent_carry = Recurrent(config.recurrent, name="recurrent")(fused, carry.recurrent)
         hidden = nn.Dropout(config.dropout, deterministic=not train)(hidden)
+        spread = nn.softplus(nn.Dense(len(DIMENSIONS), name="spread")(jax.lax.stop_gradient(hidden)))
         return {
             "valence_arousal": jnp.tanh(nn.Dense(len(DIMENSIONS), name="valence_arousal")(hidden)),
+            "spread": spread + SMALLEST_SPREAD,
             "audio": audio_BxTxD,
-            "carry": FusionCarry(recurrent_carry, sound[:, frames * config.samples_per_frame :]),
+            "carry": FusionCarry(last_sound_BxP, audio_carry, recurrent_carry),
         }
 
 
@@ -194,11 +198,11 @@ def init_variables(network: FusionNetwork, key: Key[Array, ""]) -> Any:
 
 
 DEMO_FUSION = FusionConfig()
-"""Small enough for two CPU cores (our choice). 120,386 parameters."""
+"""Small enough for two CPU cores (our choice). 120,516 parameters."""
 
 PAPER_FUSION = FusionConfig(
     audio=AudioConfig(features=128, dilations=(1, 2, 4, 8)),
     projection=128,
     recurrent=RecurrentConfig(features=256, layers=2),
 )
-"""For RECOLA on an accelerator. The paper's sizes are not known to us: our choice. 1,348,610 parameters."""
+"""For RECOLA on an accelerator. The paper's sizes are not known to us: our choice. 1,349,124 parameters."""

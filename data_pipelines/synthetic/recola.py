@@ -119,6 +119,12 @@ PRESETS = {
         processes=1,
     ),
     "demo": SyntheticRecolaConfig(),
+    "large": SyntheticRecolaConfig(
+        train=tuple(f"P{number}" for number in PARTITIONS["A"]["train"]),
+        dev=tuple(f"P{number}" for number in PARTITIONS["A"]["dev"]),
+        test=tuple(f"P{number}" for number in PARTITIONS["A"]["test"]),
+        duration_s=120.0,
+    ),
 }
 
 

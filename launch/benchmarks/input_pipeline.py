@@ -11,6 +11,7 @@ from data_pipelines.builders.fec import FecPreparation, prepare_fec
 from data_pipelines.synthetic import affectnet, fec
 from launch.benchmarks.workload import random_recording
 from launch.loop import Batches, Together
+from launch.train_fusion import fusion_windows
 
 FACES = 256
 """Training faces drawn; batches are endless, so more would change nothing: what was read once stays in memory."""
@@ -62,9 +63,7 @@ def batches_of(config: FaceTraining | FusionTraining, prepared: Path) -> Batches
     if isinstance(config, FusionTraining):
         frames = max(RECORDING_FRAMES, config.window_frames)
         recordings = [random_recording(config, frames, seed) for seed in range(RECORDINGS)]
-        return loaders.window_batches(
-            recordings, window_frames=config.window_frames, batch_size=config.batch_size, seed=0
-        )
+        return fusion_windows(recordings, config, batch_size=config.batch_size, seed=0)
     streams: dict[str, Batches] = {"affectnet": loaders.face_batches(prepared, batch_size=config.batch_size, seed=0)}
     if config.triplet_batch_size:
         streams["fec"] = loaders.triplet_batches(prepared, batch_size=config.triplet_batch_size, seed=0)

@@ -180,7 +180,7 @@ def _prove_network(config: Any, variables: Mapping[str, Any], batch: Mapping[str
     network: Any
     if isinstance(config, FusionConfig):
         inputs = [batch[name][:EXAMPLES] for name in ("face", "face_valid", "waveform", "voice_valid")]
-        network, heads = FusionNetwork(config), ["valence_arousal"]
+        network, heads = FusionNetwork(config), ["valence_arousal", "spread"]
     else:
         size = config.image_size
         inputs = [batch["affectnet"]["image"][:EXAMPLES, :size, :size]]
@@ -191,11 +191,7 @@ def _prove_network(config: Any, variables: Mapping[str, Any], batch: Mapping[str
             variables, *inputs
         )
         answer = theirs(*(torch.from_numpy(np.array(each)).to(device()) for each in inputs))
-    return compare(
-        type(network).__name__,
-        {name: ours[name] for name in heads},
-        answer if isinstance(answer, dict) else {heads[0]: answer},
-    )
+    return compare(type(network).__name__, {name: ours[name] for name in heads}, answer)
 
 
 def _perturbed(leaf: jax.Array) -> jax.Array:

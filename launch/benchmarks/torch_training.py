@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avemo.augment import AugmentConfig
+from avemo.labels import FRAME_RATE_HZ
 from avemo.losses import SMALLEST_SQUARED_DISTANCE, TRIPLET_MARGINS
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
@@ -133,17 +134,23 @@ def relative_distances(embeddings_BxD: Tensor) -> Tensor:
 
 
 def fusion_step(network: nn.Module, config: FusionTraining, wrapper: Wrapper = as_it_is) -> Step:
-    """Twin of `avemo.stages.fusion.train_step`."""
+    """Twin of `avemo.stages.fusion.train_step`, for one delay of whole frames."""
+    delay = round(config.annotation_delay_s[0] * FRAME_RATE_HZ)
 
     def loss_of(batch: Mapping[str, Any]) -> Tensor:
         draw_Bx1 = torch.rand(len(batch["face"]), 1, device=batch["face"].device)
         face_valid_BxT = batch["face_valid"] & (draw_Bx1 >= config.modality_dropout)
         voice_valid_BxT = batch["voice_valid"] & (draw_Bx1 < 1 - config.modality_dropout)
-        predictions = network(batch["face"], face_valid_BxT, batch["waveform"], voice_valid_BxT)
-        valence, arousal = (
-            ccc_loss(predictions[..., i], batch["labels"][..., i], batch["labels_valid"]) for i in range(2)
-        )
-        return (valence + arousal) / 2
+        outputs = network(batch["face"], face_valid_BxT, batch["waveform"], voice_valid_BxT)
+        predictions, frames = outputs["valence_arousal"], face_valid_BxT.shape[1]
+        at_delay = lambda name: batch[name][:, delay : delay + frames]
+        labels, valid = at_delay("labels"), at_delay("labels_valid")
+        valence, arousal = (ccc_loss(predictions[..., i], labels[..., i], valid) for i in range(2))
+        fixed = predictions.detach()
+        squared = at_delay("rating_square") - 2 * fixed * at_delay("rating_mean") + fixed.square()
+        likelihood = 0.5 * squared / outputs["spread"].square() + outputs["spread"].log()
+        spread = masked_mean(likelihood, valid[..., None].expand_as(likelihood))
+        return (valence + arousal) / 2 + config.spread_weight * spread
 
     return _training_step(wrapper(loss_of), network, config.optimizer, config.steps)
 

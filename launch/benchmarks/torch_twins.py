@@ -17,11 +17,12 @@ from avemo.labels import DIMENSIONS, EXPRESSIONS
 from avemo.log_mel import LOG_MEAN, LOG_SCALE, POWER_FLOOR, LogMelConfig, mel_filters
 from avemo.models.audio import AudioConfig
 from avemo.models.face import NORM_EPSILON, FaceConfig
-from avemo.models.fusion import FusionConfig
+from avemo.models.fusion import SMALLEST_SPREAD, FusionConfig
 from avemo.models.inception_resnet import InceptionResNetConfig
 from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, divisible
 from avemo.models.recurrent import RecurrentConfig
 from avemo.models.resnet import ResNetConfig
+from avemo.stages.fusion import DELAY
 
 LAYER_NORM_EPSILON = 1e-6
 """Flax's default, which ours have; torch's would be 1e-5."""
@@ -37,7 +38,8 @@ def load(twin: nn.Module, variables: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: They belong to another network.
     """
-    state = torch_state(variables["params"]) | torch_state(variables.get("batch_stats", {}))
+    params = {name: value for name, value in variables["params"].items() if name != DELAY}  # no part of the network
+    state = torch_state(params) | torch_state(variables.get("batch_stats", {}))
     counters = {name: value for name, value in twin.state_dict().items() if name.endswith("num_batches_tracked")}
     twin.load_state_dict(state | counters)
 
@@ -420,15 +422,18 @@ class FusionNetwork(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.recurrent = recurrent(2 * config.projection, config.recurrent)
         self.valence_arousal = nn.Linear(config.recurrent.features, len(DIMENSIONS))
+        self.spread = nn.Linear(config.recurrent.features, len(DIMENSIONS))
 
     def forward(
         self, face_BxTxD: Tensor, face_valid_BxT: Tensor, waveform_BxN: Tensor, voice_valid_BxT: Tensor
-    ) -> Tensor:
-        """Predict valence and arousal, BxTx2."""
-        silence = self.config.context_frames * self.config.samples_per_frame
-        audio_BxTxD = self.audio(self.log_mel(functional.pad(waveform_BxN, (silence, 0))))
-        voice = self.voice(audio_BxTxD[:, self.config.context_frames :], voice_valid_BxT)
+    ) -> dict[str, Tensor]:
+        """Predict valence and arousal, and their spread, BxTx2 each."""
+        voice = self.voice(self.audio(self.log_mel(waveform_BxN)), voice_valid_BxT)
         fused = self.dropout(torch.cat([self.face(face_BxTxD, face_valid_BxT), voice], dim=-1))
         with torch.autocast(waveform_BxN.device.type, enabled=False):  # float32 from here, as ours
             hidden, _ = self.recurrent(fused.float())
-            return torch.tanh(self.valence_arousal(self.dropout(hidden)))
+            hidden = self.dropout(hidden)
+            return {
+                "valence_arousal": torch.tanh(self.valence_arousal(hidden)),
+                "spread": functional.softplus(self.spread(hidden.detach())) + SMALLEST_SPREAD,
+            }

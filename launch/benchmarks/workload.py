@@ -95,22 +95,26 @@ def _faces(config: FaceTraining, size: int) -> dict[str, Any]:
 
 
 def _windows(config: FusionTraining) -> dict[str, np.ndarray]:
-    windows = [random_recording(config, config.window_frames, seed) for seed in range(config.batch_size)]
+    windows = [random_recording(config, config.window_frames, seed, reach=True) for seed in range(config.batch_size)]
     batch = {name: np.stack([window[name] for window in windows]) for name in windows[0]}
     return batch | {
+        "begins": np.ones(config.batch_size, bool),
         "index": np.zeros((config.batch_size, 2), np.int64),
         "epoch": np.zeros(config.batch_size, np.int32),
     }
 
 
-def random_recording(config: FusionTraining, frames: int, seed: int) -> dict[str, np.ndarray]:
-    """A recording as `launch.evaluation.delayed` leaves it, of chance numbers; every label is there."""
+def random_recording(config: FusionTraining, frames: int, seed: int, reach: bool = False) -> dict[str, np.ndarray]:
+    """A recording as `launch.evaluation.fusion_arrays` makes it, of chance numbers; with labels beyond it if wanted."""
     rng = np.random.default_rng(seed)
+    ratings = rng.uniform(-1, 1, (frames + reach * config.reach_frames, 6, 2)).astype(np.float32)
     return {
         "face": rng.normal(size=(frames, config.network.face_size)).astype(np.float32),
         "face_valid": np.ones(frames, bool),
         "waveform": 0.1 * rng.standard_normal(SAMPLES_PER_FRAME * frames, np.float32),
         "voice_valid": np.ones(frames, bool),
-        "labels": rng.uniform(-1, 1, (frames, 2)).astype(np.float32),
-        "labels_valid": np.ones(frames, bool),
+        "labels": ratings.mean(1),
+        "labels_valid": np.ones(len(ratings), bool),
+        "rating_mean": ratings.mean(1),
+        "rating_square": np.square(ratings).mean(1),
     }

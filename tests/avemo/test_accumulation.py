@@ -100,13 +100,17 @@ FACES = FaceTraining(
 
 def windows():
     rng = np.random.default_rng(1)
+    labelled = 10 + FUSION.reach_frames
+    labels = rng.uniform(-1, 1, (8, labelled, 2)).astype(np.float32)
     return {
         "face": rng.normal(size=(8, 10, 4)).astype(np.float32),
         "face_valid": np.ones((8, 10), bool),
         "waveform": 0.1 * rng.normal(size=(8, 6400)).astype(np.float32),
         "voice_valid": np.ones((8, 10), bool),
-        "labels": rng.uniform(-1, 1, (8, 10, 2)).astype(np.float32),
-        "labels_valid": np.arange(10) < rng.integers(1, 10, (8, 1)),
+        "labels": labels,
+        "labels_valid": np.arange(labelled) < FUSION.reach_frames + rng.integers(1, 10, (8, 1)),
+        "rating_mean": labels,
+        "rating_square": labels**2,
     }
 
 

@@ -54,6 +54,13 @@ def test_one_step_per_whole_hop(samples):
     assert log_mel(noise(2, samples), CONFIG).shape == (2, samples // 160, 40)
 
 
+@pytest.mark.parametrize("first", [160, 480, 6_240])
+def test_parts_with_the_sound_before_are_the_whole(first):
+    waveform = noise(2, 6_400)
+    after = log_mel(waveform[:, first:], CONFIG, jnp.pad(waveform, ((0, 0), (CONFIG.memory, 0)))[:, first:][:, :240])
+    np.testing.assert_allclose(after, log_mel(waveform, CONFIG)[:, first // 160 :], atol=1e-5)
+
+
 def test_a_step_depends_on_no_later_sample_and_on_its_own():
     jacobian = jax.jit(jax.jacrev(lambda x: mel_spectrogram(x[None], CONFIG)[0].sum(-1)))(noise(1, 960)[0])
     for step, gradient in enumerate(np.asarray(jacobian)):

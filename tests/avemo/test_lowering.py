@@ -42,14 +42,16 @@ def triplets(batch):
     }
 
 
-def recordings(batch, frames):
+def recordings(batch, frames, reach=0):
     return {
         "face": shape(batch, frames, fusion.DEMO.network.face_size),
         "face_valid": shape(batch, frames, dtype=bool),
         "waveform": shape(batch, frames * 640),
         "voice_valid": shape(batch, frames, dtype=bool),
-        "labels": shape(batch, frames, 2),
-        "labels_valid": shape(batch, frames, dtype=bool),
+        "labels": shape(batch, frames + reach, 2),
+        "labels_valid": shape(batch, frames + reach, dtype=bool),
+        "rating_mean": shape(batch, frames + reach, 2),
+        "rating_square": shape(batch, frames + reach, 2),
     }
 
 
@@ -80,7 +82,7 @@ def lowers(function, *arguments):
 
 
 FACES = {"affectnet": labelled_faces(teacher.DEMO.batch_size), "fec": triplets(teacher.DEMO.triplet_batch_size)}
-WINDOWS = recordings(fusion.DEMO.batch_size, fusion.DEMO.window_frames)
+WINDOWS = recordings(fusion.DEMO.batch_size, fusion.DEMO.window_frames, fusion.DEMO.reach_frames)
 
 
 @pytest.mark.parametrize(("name", "batch"), [("teacher", FACES), ("student", FACES), ("fusion", WINDOWS)])

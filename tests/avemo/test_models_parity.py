@@ -161,14 +161,18 @@ def test_gradients_of_the_recurrent_network(kind):
 
 
 def windows(batch=2, frames=12):
+    labelled = frames + fusion.DEMO.reach_frames
+    labels = jax.random.uniform(jax.random.key(5), (batch, labelled, 2), minval=-1)
     keys = jax.random.split(jax.random.key(0), 5)
     return {
         "face": jax.random.normal(keys[0], (batch, frames, DEMO_FUSION.face_size)),
         "face_valid": jax.random.bernoulli(keys[1], 0.7, (batch, frames)),
         "waveform": 0.1 * jax.random.normal(keys[2], (batch, 640 * frames)),
         "voice_valid": jax.random.bernoulli(keys[3], 0.7, (batch, frames)),
-        "labels": jax.random.uniform(keys[4], (batch, frames, 2), minval=-1),
-        "labels_valid": jnp.arange(frames)[None] < jnp.array([[9], [12]]),
+        "labels": labels,
+        "labels_valid": jnp.arange(labelled)[None] < jnp.array([[frames + 40], [labelled]]),
+        "rating_mean": labels,
+        "rating_square": labels**2 + 0.1,
     }
 
 
@@ -179,9 +183,10 @@ def test_fusion_network():
     network, batch = FusionNetwork(DEMO_FUSION), windows()
     variables = perturbed(jax.jit(lambda: init_fusion(network, jax.random.key(1)))())
     inputs = [batch[name] for name in FUSION_INPUTS]
-    ours = jax.jit(lambda v, *x: network.apply(v, *x, train=False)["valence_arousal"])(variables, *inputs)
+    ours = jax.jit(lambda v, *x: network.apply(v, *x, train=False))(variables, *inputs)
     theirs = loaded(torch_twins.FusionNetwork(DEMO_FUSION), variables)(*map(tensor, inputs))
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-5)
+    for name in ("valence_arousal", "spread"):
+        np.testing.assert_allclose(ours[name], theirs[name].detach().numpy(), atol=1e-5)
 
 
 def labelled_faces(size, faces=6, triplets=2):

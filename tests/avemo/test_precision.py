@@ -10,7 +10,7 @@ from jax.extend.core import jaxprs_in_params
 from test_lowering import FACES, WINDOWS, computing_in, state_of
 from test_stages import EVEN, FUSION, NETWORK, TRAINING, faces, fit, windows
 
-from avemo.models.audio import AudioConfig, AudioEncoder
+from avemo.models.audio import AudioConfig, AudioEncoder, initial_carry
 from avemo.stages import fusion, student, teacher
 
 BFLOAT16 = jnp.dtype("bfloat16")
@@ -91,11 +91,12 @@ def test_a_bias_gradient_is_a_sum_in_float32():
     """Added up in bfloat16, 20 × 600 equal gradients would stop growing at a few thousand."""
     encoder = AudioEncoder(AudioConfig(features=4, dilations=(1,)), "bfloat16")
     sound = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2400, 8)), jnp.float32)
-    params = jax.jit(encoder.init)(jax.random.key(0), sound[:1, :4])
+    carry = initial_carry(encoder.config, 8, 20)
+    params = jax.jit(encoder.init)(jax.random.key(0), sound[:, :4], carry)
     params["params"]["norm"]["scale"] = jnp.ones(4)
 
     def last_bias(params, dtype):
-        outputs = AudioEncoder(encoder.config, dtype).apply(params, sound)
+        outputs, _ = AudioEncoder(encoder.config, dtype).apply(params, sound, carry)
         return jnp.sum(outputs.astype(jnp.float32) * jnp.arange(4.0))
 
     gradients = {dtype: jax.jit(jax.grad(last_bias), static_argnums=1)(params, dtype) for dtype in DTYPES}

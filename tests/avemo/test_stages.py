@@ -10,7 +10,7 @@ import pytest
 from avemo.augment import AugmentConfig
 from avemo.models.audio import AudioConfig
 from avemo.models.face import FaceConfig, FaceNetwork, check_trunk, init_variables
-from avemo.models.fusion import FusionConfig
+from avemo.models.fusion import FusionConfig, FusionNetwork
 from avemo.models.recurrent import RecurrentConfig
 from avemo.models.resnet import ResNetConfig
 from avemo.stages import fusion, student, supervision, teacher
@@ -284,7 +284,7 @@ def test_evaluation_counts_each_face_by_the_labels_it_has():
     }
     found = jax.jit(lambda v, b: supervision.evaluate_faces(network, v, {"affectnet": b}))(untrained(network), batch)
     np.testing.assert_array_equal(found["confusion_8"].counts_KxK.sum(axis=1), [1, 1, 0, 0, 0, 0, 0, 0])
-    assert found["valence_arousal"].count == 4
+    np.testing.assert_array_equal(found["valence_arousal"].count, [4, 4])
 
 
 # --- fusion -------------------------------------------------------------------------------------------------
@@ -301,36 +301,37 @@ FUSION = fusion.FusionTraining(
     steps=120,
     batch_size=4,
     window_s=0.8,
-    annotation_delay_s=0.2,
+    annotation_delay_s=(0.2, 0.2),
+    longest_delay_s=0.4,
     modality_dropout=0.0,
 )
 
 
+LABELS = ("labels", "labels_valid", "rating_mean", "rating_square")
+
+
 def windows(batch=4, frames=20):
     rng = np.random.default_rng(1)
+    labelled = frames + FUSION.reach_frames
+    labels = np.sin(np.linspace(0, 6, batch * labelled * 2)).reshape(batch, labelled, 2).astype(np.float32)
     return {
         "face": jnp.asarray(rng.normal(size=(batch, frames, 4)).astype(np.float32)),
         "face_valid": jnp.ones((batch, frames), bool),
         "waveform": jnp.asarray(0.1 * rng.normal(size=(batch, frames * 640)).astype(np.float32)),
         "voice_valid": jnp.ones((batch, frames), bool),
-        "labels": jnp.asarray(np.sin(np.linspace(0, 6, batch * frames * 2)).reshape(batch, frames, 2), jnp.float32),
-        "labels_valid": jnp.ones((batch, frames), bool),
+        "labels": jnp.asarray(labels),
+        "labels_valid": jnp.ones((batch, labelled), bool),
+        "rating_mean": jnp.asarray(labels),
+        "rating_square": jnp.asarray(labels**2 + 0.04),
     }
+
+
+FUSION_NETWORK = FusionNetwork(FUSION.network)
 
 
 def test_fusion_overfits_a_tiny_batch():
     _, history = fit(fusion.build(FUSION, seed=0), windows(), 120)
     assert history[-1]["loss"] < 0.15 < 0.7 < history[0]["loss"]
-
-
-def test_delay_moves_labels_back_and_masks_the_end():
-    labels = np.arange(10, dtype=np.float32).reshape(5, 2)
-    moved, valid = fusion.compensate_delay(labels, 2)
-    np.testing.assert_array_equal(moved[:3], labels[2:])
-    np.testing.assert_array_equal(valid, [True, True, True, False, False])
-    assert not moved[3:].any()
-    np.testing.assert_array_equal(fusion.compensate_delay(labels, 0)[0], labels)
-    assert not fusion.compensate_delay(labels, 9)[1].any()
 
 
 def test_modality_dropout_never_takes_both():
@@ -343,7 +344,8 @@ def test_face_alone_hears_nothing_and_voice_alone_sees_nothing():
     stage = fusion.build(FUSION, seed=0)
     network = stage.eval_step.args[0]
     variables = jax.jit(stage.init)(jax.random.key(0)).variables
-    predict = jax.jit(lambda b: fusion.predict(network, variables, b))
+    predictions = jax.jit(lambda b: fusion.predict(network, None, variables, b))
+    predict = lambda b: {name: found["valence_arousal"] for name, found in predictions(b).items()}
     batch, deaf, blind = windows(), windows(), windows()
     deaf["waveform"] = -deaf["waveform"] + 0.5
     blind["face"] = -3 * blind["face"]
@@ -358,10 +360,98 @@ def test_scores_ignore_padded_frames():
     stage = fusion.build(FUSION, seed=0)
     variables = jax.jit(stage.init)(jax.random.key(0)).variables
     evaluate = jax.jit(stage.eval_step)
-    batch = windows()
+    batch = {name: value[:, :20] if name in LABELS else value for name, value in windows().items()}
     padded = {
         name: jnp.pad(value, [(0, 0), (0, value.shape[1] // 2)] + [(0, 0)] * (value.ndim - 2))
         for name, value in batch.items()
     }
     one, other = (evaluate(variables, part) for part in (batch, padded))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
+
+
+def stateful_state(batch, config):
+    stage = fusion.build(config, seed=0)
+    return jax.jit(stage.init)(stream_key(0, "init")), jax.jit(stage.train_step)
+
+
+def test_a_carried_state_begins_anew_only_where_it_is_told_to():
+    config = replace(FUSION, stateful=True, stride_s=FUSION.window_s)
+    batch = windows()
+    state, step = stateful_state(batch, config)
+    everywhere = {**batch, "begins": jnp.ones(4, bool)}
+    after, _ = step(state, everywhere)
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(after.carry))
+    rows = jnp.array([True, False, True, False])
+    frozen = after.replace(params=state.params)
+    mixed, fresh = step(frozen, {**batch, "begins": rows})[0], step(frozen, everywhere)[0]
+    for one, other in zip(jax.tree.leaves(mixed.carry.recurrent), jax.tree.leaves(fresh.carry.recurrent), strict=True):
+        np.testing.assert_allclose(one[::2], other[::2], atol=1e-6)
+        assert not np.allclose(one[1::2], other[1::2], atol=1e-6)
+
+
+def test_a_learned_delay_finds_the_true_one():
+    frames, true_s = 200, 0.36
+    rng = np.random.default_rng(0)
+    felt = np.cumsum(rng.normal(size=(4, frames + 40, 2)), axis=1)
+    felt = (felt - felt.mean(1, keepdims=True)) / felt.std(1, keepdims=True) / 3
+    noted = np.pad(felt, ((0, 0), (9, 0), (0, 0)), mode="edge")[:, : frames + 40].astype(np.float32)
+    labels = jnp.asarray(noted)
+    # A face that shows what is felt; the network needs no memory, and a delay is the only thing to learn.
+    batch = windows(4, frames) | {
+        "face": jnp.asarray(np.concatenate([felt, -felt], axis=-1)[:, :frames], jnp.float32),
+        "labels": labels,
+        "labels_valid": jnp.ones(labels.shape[:2], bool),
+        "rating_mean": labels,
+        "rating_square": labels**2,
+    }
+    config = replace(
+        FUSION,
+        window_s=frames / 25,
+        delay="learned",
+        annotation_delay_s=(0.6, 0.8),
+        longest_delay_s=1.5,
+        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0, warmup_steps=5),
+        steps=300,
+    )
+    state, _ = fit(fusion.build(config, seed=0), batch, 300)
+    # Within two frames: the rest the network's memory makes up for.
+    np.testing.assert_allclose(state.params[fusion.DELAY], true_s, atol=0.08)
+
+
+def test_a_given_delay_stays():
+    state, _ = fit(fusion.build(FUSION, seed=0, delay_s=(0.12, 0.2)), windows(), 3)
+    np.testing.assert_allclose(state.params[fusion.DELAY], [0.12, 0.2], rtol=1e-6)
+
+
+def test_the_spread_learns_how_far_raters_lie_from_the_prediction_and_changes_nothing_else():
+    state, history = fit(fusion.build(FUSION, seed=0), windows(), 120)
+    without, _ = fit(fusion.build(replace(FUSION, spread_weight=0.0), seed=0), windows(), 120)
+    predict = jax.jit(lambda params: fusion.predict(FUSION_NETWORK, None, {"params": params}, windows())["fused"])
+    found = predict(state.params)
+    assert history[-1]["spread"] < history[0]["spread"]
+    # Only through the clipping of the gradient as a whole.
+    np.testing.assert_allclose(found["valence_arousal"], predict(without.params)["valence_arousal"], atol=5e-3)
+    # The raters differ by 0.2, and the prediction errs a little on top.
+    assert 0.15 < float(jnp.median(found["spread"])) < 0.3
+
+
+def test_a_network_for_the_voice_alone_never_sees_a_face():
+    config = replace(FUSION, modalities="voice")
+    one, _ = fit(fusion.build(config, seed=0), windows(), 3)
+    other, _ = fit(fusion.build(config, seed=0), windows() | {"face": jnp.zeros((4, 20, 4))}, 3)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_a_face_network_that_learns_is_changed_and_scored():
+    config = replace(FUSION, face_learns=True, network=replace(FUSION.network, face_size=16))
+    network = FaceNetwork(NETWORK)
+    variables = init_variables(network, jax.random.key(3))
+    stage = fusion.build(config, seed=0, face=(network, variables))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 20, 16, 16, 3), np.uint8)
+    batch = {name: value for name, value in windows().items() if name != "face"} | {"frames": jnp.asarray(frames)}
+    state, history = fit(stage, batch, 12)
+    assert history[-1]["loss"] < history[0]["loss"]
+    before, after = variables["params"], state.params[fusion.FACE_NETWORK]
+    assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], state.batch_stats)
+    assert jax.jit(stage.eval_step)(state.variables, batch)["face"].count.min() > 0

@@ -281,7 +281,7 @@ def test_windows_cut_all_arrays_alike() -> None:
     batches = loaders.window_batches(recordings(), window_frames=7, batch_size=4, seed=0)
     for _ in range(20):
         batch = next(batches)
-        assert batch.keys() == {"face", "waveform", "index", "epoch"}
+        assert batch.keys() == {"face", "waveform", "begins", "index", "epoch"}
         assert batch["face"].shape == (4, 7)
         assert batch["waveform"].shape == (4, 7 * 640)
         assert (np.diff(batch["face"], axis=1) == 1).all()
@@ -294,8 +294,68 @@ def test_windows_reach_everywhere_and_differ_between_epochs() -> None:
     batches = loaders.window_batches(recordings(), window_frames=7, batch_size=11, seed=0)  # 4 + 7 per epoch
     epochs = [sorted(next(batches)["face"][:, 0].tolist()) for _ in range(200)]
     assert all(sum(start < 1000 for start in epoch) == 4 for epoch in epochs)
+    for epoch in epochs:
+        assert all(np.diff([start for start in epoch if start < 1000])[:-1] == 7)
     assert epochs[0] != epochs[1]
     assert {start for epoch in epochs for start in epoch} == {*range(24), *range(1000, 1044)}
+
+
+def test_a_shorter_stride_gives_windows_that_overlap() -> None:
+    batches = loaders.window_batches(recordings(), window_frames=7, stride_frames=3, batch_size=23, seed=0)  # 8 + 15
+    starts = sorted(next(batches)["face"][:, 0].tolist())
+    assert sum(start < 1000 for start in starts) == 8
+    assert all(np.diff(starts[:7]) == 3)
+
+
+def labelled() -> list[dict[str, Any]]:
+    return [recording | {"labels": recording["face"] + 1} for recording in recordings()]
+
+
+def test_labels_reach_beyond_their_window_and_are_zero_beyond_the_end() -> None:
+    reach: Any = {"reaching": ("labels",), "reach_frames": 4}
+    batches = loaders.window_batches(labelled(), window_frames=7, batch_size=4, seed=0, **reach)
+    ended = 0
+    for _ in range(20):
+        batch = next(batches)
+        assert batch["labels"].shape == (4, 11)
+        for face, labels in zip(batch["face"], batch["labels"], strict=True):
+            expected = face[0] + 1 + np.arange(11)
+            last = 30 if face[0] < 1000 else 1050
+            np.testing.assert_array_equal(labels, np.where(expected <= last, expected, 0))
+            ended += int(expected[-1] > last)
+    assert ended
+
+
+def test_rows_in_succession_go_on_until_a_recording_ends() -> None:
+    batches = loaders.window_batches(recordings(), window_frames=7, batch_size=3, seed=0, in_succession=True)
+    before, begun, places = None, 0, set()
+    for _ in range(60):
+        batch = next(batches)
+        first = batch["face"][:, 0]
+        if before is not None:
+            goes_on = ~batch["begins"]
+            np.testing.assert_array_equal(first[goes_on], before[goes_on] + 7)
+        before, begun = first, begun + int(batch["begins"].sum())
+        places |= {*first.tolist()}
+    assert 0 < begun < 180
+    assert len(places) > 40  # the first window of a recording begins anywhere
+
+
+def test_two_hosts_give_the_rows_of_one_in_succession() -> None:
+    share: Any = {"window_frames": 7, "seed": 0, "in_succession": True}
+    whole = loaders.window_batches(recordings(), batch_size=4, **share)
+    parts = [
+        loaders.window_batches(recordings(), batch_size=2, shard_index=i, shard_count=2, **share) for i in range(2)
+    ]
+    for _ in range(9):
+        batch, halves = next(whole), [next(part) for part in parts]
+        for name, value in batch.items():
+            np.testing.assert_array_equal(value, np.concatenate([half[name] for half in halves]))
+
+
+def test_too_few_windows_in_succession_are_refused() -> None:
+    with pytest.raises(DataError, match="too few for a batch of 12"):
+        loaders.window_batches(recordings(), window_frames=7, batch_size=12, seed=0, in_succession=True)
 
 
 def test_windows_that_fit_nowhere() -> None:

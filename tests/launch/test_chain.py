@@ -29,7 +29,7 @@ def runs(tiny, tmp_path_factory):
     student = ["--teacher", root / "teacher", *FACES, "--steps", "4", "--network.trunk.widths", "8", "8", "8", "8"]
     avemo("train", "student", "--data", tiny.data, "--out", root / "student", *student)
     fusion = ["--face", root / "student", "--preset", "demo", "--steps", "4", "--batch-size", "4", "--window-s", "2"]
-    fusion += ["--annotation-delay-s", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
+    fusion += ["--annotation-delay-s", "1", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
     avemo("train", "fusion", "--data", tiny.data, "--out", root / "fusion", *fusion)
     return root
 
@@ -86,9 +86,12 @@ def test_evaluation_writes_every_figure(evaluation):
         assert "triplet_accuracy" in results["fec"][name]
         assert {"parameters", "flops", "ms_batch_1", "images_per_s"} == set(results["speed"][name])
     assert "voice_swapped" not in results["recola"]  # one recording has nobody to swap voices with
-    for which in ("fused", "face", "voice"):
+    for which in ("fused", "face", "voice", "post_processed"):
         for dimension in ("valence", "arousal"):
-            assert {"ccc_concatenated", "ccc_per_file"} == set(results["recola"][which][dimension])
+            poolings = ("ccc_concatenated", "ccc_per_file")
+            figures = {f"{pooling}{part}" for pooling in poolings for part in ("", "_interval")}
+            assert figures == set(results["recola"][which][dimension])
+            assert 0 <= results["recola"]["spread"][dimension]["coverage"] <= 1
     assert {"accuracy_8", "accuracy_7", "macro_f1_8", "ccc_valence", "ccc_arousal"} <= set(
         results["ceiling"]["affectnet"]
     )

@@ -115,7 +115,9 @@ def test_no_command_compiles_anything_twice(tiny, tmp_path):
 
     first, second = [*all_commands(tmp_path / "first")], [*all_commands(tmp_path / "second")]
     assert all(compilations > 0 for _, compilations in first)
-    assert second == [(programs, 0) for programs, _ in first]
+    assert all(compilations == 0 for _, compilations in second)
+    # The recordings' embeddings are kept from the first time, so that fusion and evaluation need fewer programs.
+    assert [programs for programs, _ in second[:2]] == [programs for programs, _ in first[:2]]
 
 
 @pytest.fixture

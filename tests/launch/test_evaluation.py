@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from avemo.metrics import Confusion, Regression, expression_confusions
-from launch.evaluation import Evaluator, ccc_results, delayed, fusion_batches, label_results, swap_voices
+from launch.evaluation import Evaluator, ccc_results, fusion_arrays, fusion_batches, label_results, swap_voices
 from launch.mesh import data_mesh
 
 
@@ -74,19 +74,21 @@ def test_it_can_be_stopped_after_each_batch():
 
 
 def test_recordings_of_unequal_length_are_padded_without_labels():
-    batches = fusion_batches([recording(10, 0), recording(7, 1)], 3, data_mesh())
+    batches = fusion_batches([recording(10, 0), recording(7, 1)], data_mesh())
     lengths = [int(row.sum()) for batch in batches for row in batch["labels_valid"]]
-    assert lengths == [7, 4]
+    assert lengths == [10, 7]
     assert {batch["waveform"].shape[1] for batch in batches} == {6400}
     assert not batches[-1]["face_valid"][-1, 7:].any()
 
 
-def test_delayed_drops_first_labels_and_last_inputs():
+def test_raters_are_summed_up_and_the_gold_standard_stands_in_for_them():
     whole = recording(10, 0)
-    moved = delayed(whole, 4)
-    np.testing.assert_array_equal(moved["labels"][:6], whole["gold_standard"][4:])
-    np.testing.assert_array_equal(moved["labels_valid"], np.arange(10) < 6)
-    np.testing.assert_array_equal(moved["face"], whole["face"])
+    arrays = fusion_arrays(whole)
+    np.testing.assert_allclose(arrays["rating_mean"], whole["ratings"].mean(1))
+    np.testing.assert_allclose(arrays["rating_square"], (whole["ratings"] ** 2).mean(1), rtol=1e-6)
+    alone = fusion_arrays(whole | {"ratings": np.zeros((10, 0, 2), np.float32)})
+    np.testing.assert_array_equal(alone["rating_mean"], whole["gold_standard"])
+    np.testing.assert_array_equal(alone["rating_square"], whole["gold_standard"] ** 2)
 
 
 def test_swapped_voices_fit_their_new_recording():
@@ -109,6 +111,25 @@ def test_both_poolings_by_hand():
     x, y = np.concatenate(predictions)[:, 0], np.concatenate([label, label])[:, 0]
     expected = 2 * np.mean(x * y) / (x.var() + y.var())
     assert results["valence"]["ccc_concatenated"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_intervals_are_over_files_and_hold_the_score():
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=(6, 200, 2)).astype(np.float32)
+    noise = rng.normal(size=labels.shape).astype(np.float32) * np.linspace(0.2, 1.5, 6)[:, None, None]
+    parts = [
+        jax.device_get(Regression.of(jnp.asarray(y + e), jnp.asarray(y), jnp.ones(200, bool)))
+        for y, e in zip(labels, noise.astype(np.float32), strict=True)
+    ]
+    for pooling in ("ccc_concatenated", "ccc_per_file"):
+        found = ccc_results(parts)["valence"]
+        low, high = found[f"{pooling}_interval"]
+        assert low < found[pooling] < high
+        assert ccc_results(parts[:1])["valence"][f"{pooling}_interval"] == pytest.approx([ccc_of(parts[0])] * 2)
+
+
+def ccc_of(regression):
+    return float(regression.ccc()[0])
 
 
 def test_figures_of_nothing_are_left_out():

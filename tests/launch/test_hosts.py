@@ -18,7 +18,7 @@ SMALLEST = ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--
 EVERY = ["--log-every", "1", "--evaluate-every", "2", "--checkpoint-every", "2"]
 FACES = ["--preset", "demo", "--batch-size", "8", "--triplet-batch-size", "4", "--steps", "4", *SMALLEST, *EVERY]
 FACES += ["--network.growth", "8"]
-FUSION = ["--preset", "demo", "--batch-size", "4", "--window-s", "1", "--annotation-delay-s", "1", "--steps", "4"]
+FUSION = ["--preset", "demo", "--batch-size", "4", "--window-s", "1", "--annotation-delay-s", "1", "1", "--steps", "4"]
 FUSION += EVERY
 SLOWLY = ["--optimizer.learning-rate", "1e-5"]  # Adam makes much of rounding where a gradient is nearly zero
 

@@ -16,7 +16,7 @@ FACES = ["--preset", "demo", "--faces", "faces", "--batch-size", "8", "--triplet
 FACES += ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--network.growth", "8"]
 FACES += ["--network.reduced-channels", "16"]
 CLIPS = ["--preset", "demo", "--clips", "clips", "--batch-size", "4", "--steps", "2", "--window-s", "2"]
-CLIPS += ["--annotation-delay-s", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
+CLIPS += ["--annotation-delay-s", "1", "1", "--network.audio.features", "16", "--network.recurrent.features", "16"]
 
 
 def list_faces(corpora, path, splits):
@@ -80,7 +80,7 @@ def test_own_data_are_learned_from_and_scored(own, tmp_path):
 
     results = json.loads((tmp_path / "results.json").read_text())
     assert {"accuracy_8", "ccc_valence"} <= set(results["faces"]["teacher"])
-    assert {"ccc_concatenated", "ccc_per_file"} == set(results["clips"]["fused"]["arousal"])
+    assert {"ccc_concatenated", "ccc_per_file"} <= set(results["clips"]["fused"]["arousal"])
     assert results["clips"]["protocol"]["partition"] == "as listed"
     assert not {"affectnet", "recola"} & set(results)
     for run, names in (("teacher", {"faces", "fec"}), ("fusion", {"clips", "face"})):

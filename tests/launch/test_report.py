@@ -36,9 +36,18 @@ def results(tmp_path):
                 "recordings": ["P16"],
                 "gold_standard": "avec",
                 "partition": "a",
-                "annotation_delay_s": 3.0,
-                "post_processing": "none",
-            }
+                "delay": "searched",
+                "annotation_delay_s": {"valence": 2.32, "arousal": 2.72},
+                "post_processing": {
+                    "valence": {"median_frames": 11, "scale": 1.25, "mean": 0.1, "bias": 0.05, "shift_frames": -2},
+                    "arousal": {"median_frames": 1, "scale": 1.0, "mean": 0.0, "bias": 0.0, "shift_frames": 0},
+                },
+            },
+            "spread": {
+                "nominal_coverage": 0.9,
+                "valence": {"coverage": 0.913, "mean_width": 0.4},
+                "arousal": {"coverage": 0.874, "mean_width": 0.5},
+            },
         },
         "ceiling": {"affectnet": {"accuracy_8": 0.9}, "recola": {"fused": CCC}},
         "speed": {
@@ -77,6 +86,7 @@ def predictions(recording="P16"):
     }
     for kind in ("gold_standard", *INPUTS):
         arrays[f"recola/{recording}/{kind}"] = random.uniform(-1, 1, (50, 2)).astype(np.float32)
+    arrays[f"recola/{recording}/band"] = np.full((50, 2), 0.2, np.float32)
     return arrays
 
 

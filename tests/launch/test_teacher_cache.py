@@ -10,8 +10,8 @@ import pytest
 from conftest import avemo
 from test_chain import FACES, TEACHER
 
-from data_pipelines.taught import Taught
-from launch import teacher_cache
+from data_pipelines.kept_outputs import KeptOutputs
+from launch.embeddings import outputs_key
 
 STUDENT = [*FACES, "--steps", "3", "--network.trunk.widths", "8", "8", "8", "8", "--views", "2"]
 
@@ -35,8 +35,10 @@ def train(tiny, out, teachers, *options):
 def passes(monkeypatch):
     """Which views each teacher was run over."""
     found = []
-    keep = Taught.write
-    monkeypatch.setattr(Taught, "write", lambda self, view, outputs: (found.append(view), keep(self, view, outputs)))
+    keep = KeptOutputs.write
+    monkeypatch.setattr(
+        KeptOutputs, "write", lambda self, view, outputs: (found.append(view), keep(self, view, outputs))
+    )
     return found
 
 
@@ -69,18 +71,15 @@ def test_another_teacher_other_faces_or_another_variation_are_said_anew(tiny, te
 
 
 def test_the_key_follows_every_number_of_the_teacher(teachers):
-    from avemo.models.face import DEMO_TEACHER
-    from avemo.stages.student import DEMO
-
     variables = {"params": {"a": np.zeros(3, np.float32)}}
     changed = jax.tree.map(lambda leaf: leaf + np.eye(1, 3, 1, dtype=np.float32)[0] * 1e-6, variables)
-    keys = [teacher_cache._key(["f"], DEMO_TEACHER, each, DEMO) for each in (variables, changed, variables)]
+    keys = [outputs_key(["f", {"a": 1}], each) for each in (variables, changed, variables)]
     assert keys[0] == keys[2] != keys[1]
-    assert teacher_cache._key(["g"], DEMO_TEACHER, variables, DEMO) != keys[0]
+    assert outputs_key(["g", {"a": 1}], variables) != keys[0] != outputs_key(["f", {"a": 2}], variables)
 
 
 def test_a_view_that_was_half_written_is_written_again(tmp_path):
-    taught = Taught(tmp_path, {"a": 2, "b": 1}, views=2)
+    taught = KeptOutputs(tmp_path, {"a": 2, "b": 1}, views=2)
     outputs = {"a": np.arange(8.0).reshape(4, 2), "b": 10 + np.arange(4.0)[:, None]}
     taught.write(1, outputs)
     (tmp_path / "view-000.partial").write_bytes(b"half")

@@ -1,8 +1,8 @@
-"""What a teacher said of prepared faces, kept beside them, so that students learn without running it.
+"""What a network said of prepared faces, kept beside them, so that others learn from it without running it.
 
-`<data>/taught/<corpus>/<key>/view-<v>.array_record` holds a record for each face of a split, in its order:
-the teacher's outputs on that face as it is varied the v-th way, float32 numbers one after the other. `key` is a digest
-of all they depend on, so that what another teacher said, or of other faces, is never read.
+`<data>/<purpose>/<corpus>/<key>/view-<v>.array_record` holds a record for each face of a split, in its order:
+the network's outputs on that face as it is varied the v-th way, float32 numbers one after the other. `key` is a digest
+of all they depend on, so that what another network said, or of other faces, is never read.
 """
 
 import functools
@@ -17,8 +17,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 
 @dataclass(frozen=True)
-class Taught:
-    """One teacher's outputs on the faces of one corpus.
+class KeptOutputs:
+    """One network's outputs on the faces of one corpus.
 
     Attributes:
         folder: Where they lie.
@@ -31,9 +31,11 @@ class Taught:
     views: int
 
     @classmethod
-    def beside(cls, data_dir: Path, corpus: str, key: str, sizes: Mapping[str, int], views: int) -> "Taught":
+    def beside(
+        cls, data_dir: Path, purpose: str, corpus: str, key: str, sizes: Mapping[str, int], views: int = 1
+    ) -> "KeptOutputs":
         """Those of a key, written or not, in the folder of prepared datasets."""
-        return cls(data_dir / "taught" / corpus / key, sizes, views)
+        return cls(data_dir / purpose / corpus / key, sizes, views)
 
     def missing_views(self) -> list[int]:
         """The views that aren't written yet."""
