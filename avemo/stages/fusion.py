@@ -163,7 +163,7 @@ def build(
         train_step=partial(
             train_step, network=network, face_network=face_network, optimizer=optimizer, config=config, seed=seed
         ),
-        eval_step=partial(eval_step, network, face_network),
+        eval_step=partial(eval_step, network, face_network, config.longest_delay_s),
     )
 
 
@@ -317,11 +317,11 @@ def predict(
 
 
 def eval_step(
-    network: FusionNetwork, face_network: FaceNetwork | None, variables: Any, batch: Batch
+    network: FusionNetwork, face_network: FaceNetwork | None, longest_delay_s: float, variables: Any, batch: Batch
 ) -> dict[str, metrics.Regression]:
     """Mergeable metrics of whole, padded recordings, for each entry of `MODALITIES`."""
     predictions = predict(network, face_network, variables, batch)
-    delay_D = delay_frames(variables["params"], longest_s=jnp.inf)
+    delay_D = delay_frames(variables["params"], longest_delay_s)
     noted = noted_at(delay_D, batch, batch["face_valid"].shape[1])
     return {name: score(found["valence_arousal"], noted) for name, found in predictions.items()}
 
