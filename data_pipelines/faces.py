@@ -14,7 +14,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, right and bottom exclusive."""
@@ -32,6 +32,9 @@ FACE_TEMPLATE = np.array([[0.31, 0.39], [0.69, 0.39], [0.50, 0.60], [0.345, 0.78
 Our choice, for boxes that reach from the forehead to the chin, as AffectNet's seem to. The medians over 336
 photographed faces in such boxes, as `FaceFinder` sees them, lie within 0.03 of it.
 """
+
+SAME_FACE_DISTANCE = 0.75
+"""A face this far from where it was, in units of its side, is still the same face (our choice)."""
 
 
 _PILLOW_FILTERS = {
@@ -133,14 +136,15 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def decode_image(data: bytes) -> np.ndarray | None:
+def decode_image(data: bytes, upright: bool = False) -> np.ndarray | None:
     """Decodes a picture by its content, whatever its file name says.
 
-    OpenCV reads most; Pillow what OpenCV can't. An orientation in the EXIF header is ignored, because the
-    boxes and landmarks of the corpora count pixels as they are stored.
+    OpenCV reads most; Pillow what OpenCV can't.
 
     Args:
         data: The file's bytes.
+        upright: Whether to turn it as its EXIF header says. The boxes and landmarks of the corpora count pixels as they
+            are stored.
 
     Returns:
         uint8 RGB, H×W×3, or None if neither library can decode it.
@@ -149,13 +153,15 @@ def decode_image(data: bytes) -> np.ndarray | None:
         return None
     # Broken pictures make either library raise almost anything.
     with contextlib.suppress(Exception):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if image is not None:
             return image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            picture = Image.open(io.BytesIO(data))
+            return np.asarray((ImageOps.exif_transpose(picture) if upright else picture).convert("RGB"))
     except Exception:
         return None
 
@@ -259,17 +265,32 @@ def similarity_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([linear, target_mean - linear @ source_mean])
 
 
-def read_picture(path: Path) -> np.ndarray | str:
+def face_side(landmarks: np.ndarray) -> float:
+    """Side in pixels of the face box, without margin, that landmarks imply (float, 5×2, as in `FACE_TEMPLATE`)."""
+    matrix = similarity_transform(landmarks, FACE_TEMPLATE)
+    return float(1 / np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def face_box(landmarks: np.ndarray) -> Box:
+    """The upright box with the centre and the side of the one that landmarks imply, see `face_side`."""
+    half = face_side(landmarks) / 2
+    matrix = similarity_transform(FACE_TEMPLATE, landmarks)
+    x, y = matrix[:, :2] @ [0.5, 0.5] + matrix[:, 2]
+    return (x - half, y - half, x + half, y + half)
+
+
+def read_picture(path: Path, upright: bool = False) -> np.ndarray | str:
     """Reads and decodes a picture file.
 
     Args:
         path: The file.
+        upright: Whether to turn it as its EXIF header says.
 
     Returns:
         uint8 RGB, H×W×3, or the reason why there is none.
     """
     try:
-        image = decode_image(path.read_bytes())
+        image = decode_image(path.read_bytes(), upright)
     except OSError:
         return "unreadable file"
     return "undecodable picture" if image is None else image

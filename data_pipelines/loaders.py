@@ -58,6 +58,12 @@ def class_counts(data_dir: Path, name: FaceSet = "affectnet", split: str = "trai
     return tuple(splits[split][expression] for expression in EXPRESSIONS)
 
 
+def has_valence_arousal(data_dir: Path, name: FaceSet) -> bool:
+    """Whether any training face of a prepared dataset is labelled with valence and arousal."""
+    counts = read_metadata(prepared_folder(data_dir, name))["splits"]["train"]
+    return counts["without_valence_arousal"] < counts["records"]
+
+
 def corpus_of(dataset: str) -> str:
     """The corpus that a prepared dataset is a part of, or all of: "fec" of "fec/faces"."""
     return dataset.partition("/")[0]

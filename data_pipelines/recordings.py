@@ -12,19 +12,12 @@ import cv2
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.face_track import black_jpeg, face_crops, track_face
 from data_pipelines.faces import CropConfig, FaceFinder
 from data_pipelines.gold_standard import GoldStandard, gold_standard
 from data_pipelines.releases.items import Recording
 from data_pipelines.sound import fit_to_frames, has_voice, load_sound, to_int16
-from data_pipelines.video import (
-    black_jpeg,
-    face_crops,
-    frames,
-    has_video,
-    is_resampled,
-    load_sound_track,
-    track_face,
-)
+from data_pipelines.video import frames, has_video, is_resampled, load_sound_track
 
 Sound = Literal["auto", "file", "video"]
 """Where the sound comes from: the sound file, the video's own, or ("auto") the file where there is one."""

@@ -34,7 +34,7 @@ def load_sound(path: Path) -> np.ndarray:
     return resample(samples.mean(axis=1), rate_hz)
 
 
-def check_numbers(samples: np.ndarray, path: Path) -> None:
+def check_numbers(samples: np.ndarray, path: Path | str) -> None:
     """Raises DataError where a file of floating-point sound holds infinities or no numbers at all."""
     if not np.isfinite(samples).all():
         raise DataError(f"{path}: holds samples that are no finite numbers; fetch the file anew")

@@ -1,96 +1,124 @@
-"""Video: frames at 25 Hz, the sound track, and one aligned face per frame. Frames are uint8 RGB, H×W×3.
+"""Video and its sound: frames at 25 Hz, uint8 RGB, H×W×3, and 16 kHz mono, decoded bit by bit in constant memory.
 
-Frames come upright: turned and mirrored as the file says, which phones make use of. Memory stays constant however
-long the video is: frames are decoded one after another, and twice: once to find the face, once to cut it.
+Frames come upright: turned and mirrored as the file says, which phones make use of.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
+import soxr
 from av.stream import Disposition
-from scipy.ndimage import gaussian_filter1d
 
-from avemo.labels import FRAME_RATE_HZ
+from avemo.labels import FRAME_RATE_HZ, SAMPLE_RATE_HZ
 from data_pipelines.errors import DataError
-from data_pipelines.faces import (
-    FACE_TEMPLATE,
-    CropConfig,
-    FaceFinder,
-    FoundFace,
-    align_by_landmarks,
-    encode_jpeg,
-    similarity_transform,
-)
-from data_pipelines.sound import check_numbers, resample
+from data_pipelines.sound import check_numbers
 
-_SMOOTHING_FRAMES = 1.5
-"""Standard deviation of the smoothing of landmarks over time (our choice): removes jitter, keeps nods."""
+Played = tuple[Literal["picture", "sound"], np.ndarray]
+"""A part of what is played: uint8 RGB H×W×3, or float32 samples in [-1, 1], mono, 16 kHz."""
 
-_SAME_FACE_DISTANCE = 0.75
-"""A face this far from the last one, in units of its side, is still the same face (our choice)."""
+DEVICES = ("v4l2", "alsa", "pulse", "avfoundation", "dshow", "lavfi")
+"""FFmpeg's names of cameras, microphones and test pictures, for sources such as v4l2:/dev/video0."""
 
-_BRIDGED_FRAMES = 5
-"""Up to so many frames without a face (0.2 s) between two with the same one are bridged (our choice): a detector
-misses blurred frames, but nobody leaves and comes back that fast."""
+_LISTS = ("hls", "concat", "dash", "imf")
+"""Files of these kinds only name others, which may lie anywhere."""
+
+_LONGEST_GAP_S = 0.1
+"""Where sound is missing for longer than this, silence stands in for it (our choice; cameras drop sound at times)."""
 
 
-@dataclass(frozen=True, eq=False)
-class FaceTrack:
-    """Where the face is in each frame.
+def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Iterator[Played]:
+    """Plays a file, or what a camera or a server sends, in the order in which it comes.
 
-    Attributes:
-        landmarks: float64, T×5×2, in pixels, in the order of `faces.FACE_TEMPLATE`; zeros where there is
-            none.
-        valid: bool, T: whether the frame has a face.
-        several: bool, T: whether more than one face was found in it; False where none was looked for.
-        bridged: bool, T: whether its face was missed and lies between those of the frames around.
+    Frame k is the one whose time is nearest to k / 25 s after the first; a video at 25 Hz keeps every frame,
+    of others some are left out or repeated. A video that lasts D seconds gives 25 · D frames, rounded. Its sound
+    begins with the first frame: what comes before is left out, what is missing is silence.
+
+    Args:
+        source: A file, or anything else that FFmpeg opens; one that has neither pictures nor sound gives nothing.
+        pictures: Whether to decode pictures.
+        sound: Whether to decode sound.
+
+    Yields:
+        Pictures and sound; the same picture may come more than once.
+
+    Raises:
+        DataError: The source can't be opened, or can't be decoded further.
     """
-
-    landmarks: np.ndarray
-    valid: np.ndarray
-    several: np.ndarray
-    bridged: np.ndarray
-
-    def face_sizes(self) -> np.ndarray:
-        """Side in pixels of the face box that the landmarks imply, without margin: float32, T; 0 without a face."""
-        sizes = np.zeros(len(self.valid), np.float32)
-        for number in np.flatnonzero(self.valid):
-            matrix = similarity_transform(self.landmarks[number], FACE_TEMPLATE)
-            sizes[number] = 1 / np.hypot(matrix[0, 0], matrix[1, 0])
-        return sizes
+    with _open(source) as container:
+        video = _video_stream(container) if pictures else None
+        audio = next(iter(container.streams.audio), None) if sound else None
+        if video is not None:
+            video.thread_type = "AUTO"
+        streams = [stream for stream in (video, audio) if stream is not None]
+        if not streams:
+            return
+        clock = _Clock(video)
+        ears = None if audio is None else _Ears(audio, _seconds(_video_stream(container) or audio))
+        kind = "sound" if video is None else "video"
+        try:
+            for frame in container.decode(streams):
+                if isinstance(frame, av.VideoFrame):
+                    kind = "video"
+                    yield from (("picture", image) for image in clock.show(frame))
+                elif isinstance(frame, av.AudioFrame) and ears is not None:
+                    kind = "sound"
+                    yield "sound", _checked(ears.hear(frame), source)
+        except (av.FFmpegError, ValueError) as error:
+            raise DataError(f"{source}: broken {kind} ({error}); fetch the file anew") from error
+        yield from (("picture", image) for image in clock.rest())
+        if ears is not None:
+            yield "sound", _checked(ears.rest(), source)
 
 
 def frames(path: Path) -> Iterator[np.ndarray]:
-    """Decodes a video at 25 frames per second.
-
-    Frame k is the one whose time is nearest to k / 25 s after the first; a video at 25 Hz keeps every frame,
-    of others some are left out or repeated. A video that lasts D seconds gives 25 · D frames, rounded.
-
-    Args:
-        path: Any video that FFmpeg reads.
-
-    Yields:
-        uint8 RGB, H×W×3; the same array may be yielded more than once.
+    """The pictures alone, see `play`.
 
     Raises:
-        DataError: The file can't be opened or has no video stream.
+        DataError: As `play`, or the file has no video stream.
     """
-    number = 0
-    shown: _TimedFrame | None = None
-    for frame in _timed_frames(path):
-        if shown is not None:
-            while Fraction(number, FRAME_RATE_HZ) <= (shown.start + frame.start) / 2:
-                yield shown.image
-                number += 1
-        shown = frame
-    while shown is not None and number < round((shown.start + shown.duration) * FRAME_RATE_HZ):
-        yield shown.image
-        number += 1
+    if not has_video(path):
+        raise DataError(f"{path}: has no video stream; give a video")
+    for _, image in play(path, sound=False):
+        yield image
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is in a source.
+
+    Attributes:
+        video: Whether there are pictures that move; those that only decorate a sound file don't count.
+        sound: Whether there is sound, be it silence.
+        picture: Whether it is a single picture.
+        duration_s: How long it says it lasts; None if it doesn't.
+        frame_rate_hz: How many pictures it says it has per second; None if it doesn't.
+    """
+
+    video: bool
+    sound: bool
+    picture: bool
+    duration_s: float | None
+    frame_rate_hz: float | None
+
+
+def look_into(source: Path | str) -> Contents:
+    """What there is in a file, or in what a camera or a server sends; nothing is decoded.
+
+    Raises:
+        DataError: It can't be opened.
+    """
+    with _open(source) as container:
+        picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
+        video = _video_stream(container)
+        duration_s = None if container.duration is None else container.duration / av.time_base
+        rate_hz = float(video.average_rate) if video is not None and video.average_rate else None
+        return Contents(video is not None and not picture, bool(container.streams.audio), picture, duration_s, rate_hz)
 
 
 def has_video(path: Path) -> bool:
@@ -141,82 +169,23 @@ def load_sound_track(path: Path) -> np.ndarray:
     Raises:
         DataError: The file can't be opened, or its sound can't be decoded.
     """
-    with _open(path) as container:
-        if not container.streams.audio:
-            return np.zeros(0, np.float32)
-        stream = container.streams.audio[0]
-        rate_hz = stream.rate
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate_hz)
-        try:
-            parts = [part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)]
-        except (av.FFmpegError, ValueError) as error:
-            raise DataError(f"{path}: broken sound ({error}); fetch the file anew") from error
-        video = _video_stream(container)
-        sound_start = _seconds(stream)
-        video_start = _seconds(video) if video else sound_start
-    if not parts:
-        return np.zeros(0, np.float32)
-    samples = np.concatenate(parts, axis=1).mean(axis=0)
-    lead = round(float(sound_start - video_start) * rate_hz)
-    samples = np.pad(samples, (lead, 0)) if lead > 0 else samples[-lead:]
-    check_numbers(samples, path)
-    return resample(samples.astype(np.float32), rate_hz)
+    parts = [samples for _, samples in play(path, pictures=False)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def track_face(images: Iterator[np.ndarray], finder: FaceFinder, detect_every: int) -> FaceTrack:
-    """Follows one face through a video: the largest at first, then the one nearest to where it was.
-
-    Between two detections of the same face its landmarks are interpolated, also where misses of at most five frames
-    lie between them; between a detection and a longer miss the detection's are held, between two faces the nearer
-    one's. Frames with a face on neither side have none. Finally landmarks are smoothed.
-
-    Args:
-        images: The frames.
-        finder: Finds faces.
-        detect_every: Look for faces in every n-th frame.
-
-    Returns:
-        The track of all T frames.
-    """
-    detections: list[_Detection | None] = []
-    several: list[bool] = []
-    last: _Detection | None = None
-    for number, image in enumerate(images):
-        several.append(False)
-        if number % detect_every == 0:
-            found = finder.find(image)
-            several[number] = len(found) > 1
-            detections.append(_follow(found, last))
-            last = detections[-1] or last
-    return _fill(_bridge(detections, detect_every), np.array(several, bool), detect_every)
-
-
-def face_crops(path: Path, track: FaceTrack, config: CropConfig) -> Iterator[bytes]:
-    """Cuts the tracked face out of every frame.
-
-    Args:
-        path: The video.
-        track: Its track.
-        config: How to cut and encode.
-
-    Yields:
-        One JPEG per frame; black where the frame has no face.
-    """
-    black = black_jpeg(config)
-    for image, landmarks, valid in zip(frames(path), track.landmarks, track.valid, strict=True):
-        yield (encode_jpeg(align_by_landmarks(image, landmarks, config), config.jpeg_quality) if valid else black)
-
-
-def black_jpeg(config: CropConfig) -> bytes:
-    """What stands in for a frame without a face."""
-    return encode_jpeg(np.zeros((config.size, config.size, 3), np.uint8), config.jpeg_quality)
-
-
-def _open(path: Path) -> av.container.InputContainer:
+def _open(source: Path | str) -> av.container.InputContainer:
+    """Open a file, which may lead to no other one and to no server; or, given as text, whatever the user names."""
     try:
-        return av.open(str(path))
+        if isinstance(source, Path):
+            container = av.open(str(source), options={"protocol_whitelist": "file"})
+            if container.format.name in _LISTS:
+                container.close()
+                raise DataError(f"{source}: only a list of other files ({container.format.name}); give the files")
+            return container
+        device, _, name = source.partition(":")
+        return av.open(name, format=device) if device in DEVICES else av.open(source)
     except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path}: can't be opened as video ({error}); fetch the file anew") from error
+        raise DataError(f"{source}: can't be opened as video ({error}); fetch the file anew") from error
 
 
 def _video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -232,39 +201,85 @@ def _seconds(stream: av.VideoStream | av.AudioStream) -> Fraction:
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
 
 
-@dataclass(frozen=True, eq=False)
-class _TimedFrame:
-    """A frame, when it begins (in seconds after the first) and how long it is shown."""
-
-    image: np.ndarray
-    start: Fraction
-    duration: Fraction
+def _checked(samples: np.ndarray, source: Path | str) -> np.ndarray:
+    check_numbers(samples, source)
+    return samples
 
 
-def _timed_frames(path: Path) -> Iterator[_TimedFrame]:
-    """Every frame of a video with its time."""
-    with _open(path) as container:
-        stream = _video_stream(container)
-        if stream is None:
-            raise DataError(f"{path}: has no video stream; give a video")
-        stream.thread_type = "AUTO"
-        duration = 1 / Fraction(stream.average_rate or FRAME_RATE_HZ)
-        first: Fraction | None = None
-        try:
-            for number, frame in enumerate(container.decode(stream)):
-                time = number * duration  # Files without times say only how many frames they have per second.
-                if frame.pts is not None and frame.time_base is not None:
-                    time = frame.pts * frame.time_base
-                first = time if first is None else first
-                yield _TimedFrame(_upright(frame), time - first, duration)
-        except av.FFmpegError as error:
-            raise DataError(f"{path}: broken video ({error}); fetch the file anew") from error
+class _Clock:
+    """Shows the frames of a video at 25 Hz, each when the next one's time is known."""
+
+    def __init__(self, stream: av.VideoStream | None) -> None:
+        rate = stream.average_rate if stream is not None else None
+        self._duration = 1 / Fraction(rate or FRAME_RATE_HZ)
+        self._first: Fraction | None = None
+        self._last: tuple[Fraction, av.VideoFrame] | None = None
+        self._decoded = self._shown = 0
+
+    def show(self, frame: av.VideoFrame) -> Iterator[np.ndarray]:
+        """Take the next frame; what comes out is the one before, as often as it is to be shown."""
+        time = self._decoded * self._duration  # Files without times say only how many frames they have per second.
+        if frame.pts is not None and frame.time_base is not None:
+            time = frame.pts * frame.time_base
+        self._first = time if self._first is None else self._first
+        start = time - self._first
+        if self._last is not None:
+            middle = (self._last[0] + start) / 2 * FRAME_RATE_HZ
+            yield from self._until(math.floor(middle) + 1)
+        self._last = start, frame
+        self._decoded += 1
+
+    def rest(self) -> Iterator[np.ndarray]:
+        """The last frame, as often as it is to be shown."""
+        if self._last is not None:
+            yield from self._until(round((self._last[0] + self._duration) * FRAME_RATE_HZ))
+
+    def _until(self, count: int) -> Iterator[np.ndarray]:
+        """The frame at hand, until so many have been shown in all."""
+        if self._shown < count and self._last is not None:
+            image = _upright(self._last[1])
+            for _ in range(count - self._shown):
+                self._shown += 1
+                yield image
+
+
+class _Ears:
+    """Turns the decoded sound of a stream into 16 kHz, mono, from a given time on."""
+
+    def __init__(self, stream: av.AudioStream, start: Fraction) -> None:
+        self._rate_hz = stream.rate
+        self._as_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+        self._resampler = soxr.ResampleStream(stream.rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+        self._start = start
+        self._end = _seconds(stream)
+        self._surplus = round((start - self._end) * self._rate_hz)
+
+    def hear(self, frame: av.AudioFrame) -> np.ndarray:
+        """The samples of the next frame, and the silence before them where something is missing."""
+        time = self._end if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+        if time - self._end > _LONGEST_GAP_S:
+            self._surplus -= round((time - self._end) * self._rate_hz)
+            self._end = time
+        parts = [part.to_ndarray() for part in self._as_float.resample(frame)]
+        samples = np.concatenate(parts, axis=1).mean(axis=0) if parts else np.zeros(0, np.float32)
+        self._end += Fraction(len(samples), self._rate_hz)
+        left_out = min(max(self._surplus, 0), len(samples))
+        samples = np.pad(samples[left_out:], (max(-self._surplus, 0), 0))
+        self._surplus = max(self._surplus - left_out, 0)
+        return self._resampler.resample_chunk(samples.astype(np.float32))
+
+    def rest(self) -> np.ndarray:
+        """What the resampler has kept back."""
+        return self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def _upright(frame: av.VideoFrame) -> np.ndarray:
     """A frame as it is to be shown: turned by quarters and mirrored as its display matrix says."""
     image = frame.to_ndarray(format="rgb24")
-    display = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        display = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 stumbles over kinds that it has no name for, such as a JPEG's EXIF
+        display = None
     if display is None:
         return image
     # Of x' = a·x + c·y, y' = b·x + d·y, in rows (a, b, 0), (c, d, 0), only the signs matter for quarter turns.
@@ -272,70 +287,3 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     if abs(b) > abs(a):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-@dataclass(frozen=True, eq=False)
-class _Detection:
-    """A face in one frame; detections of the same face share their identity. A bridged one was missed."""
-
-    face: FoundFace
-    identity: int
-    bridged: bool = False
-
-
-def _follow(found: list[FoundFace], last: _Detection | None) -> _Detection | None:
-    """The face to go on with, out of those found in a frame, largest first."""
-    if not found:
-        return None
-    if last is None:
-        return _Detection(found[0], 0)
-    nearest = min(found, key=lambda face: _distance(face, last.face))
-    if _distance(nearest, last.face) <= _SAME_FACE_DISTANCE * (last.face.box[2] - last.face.box[0]):
-        return _Detection(nearest, last.identity)
-    return _Detection(found[0], last.identity + 1)
-
-
-def _distance(face: FoundFace, other: FoundFace) -> float:
-    return float(np.linalg.norm(face.landmarks.mean(0) - other.landmarks.mean(0)))
-
-
-def _bridge(detections: Sequence[_Detection | None], detect_every: int) -> list[_Detection | None]:
-    """The same with short runs of misses filled, between two detections of one face, by what lies between."""
-    bridged = list(detections)
-    found = [(place, detection) for place, detection in enumerate(detections) if detection is not None]
-    for (first, before), (second, after) in itertools.pairwise(found):
-        if before.identity == after.identity and (second - first - 1) * detect_every <= _BRIDGED_FRAMES:
-            for place in range(first + 1, second):
-                landmarks = _between(before, after, (place - first) / (second - first))
-                bridged[place] = _Detection(replace(before.face, landmarks=landmarks), before.identity, bridged=True)
-    return bridged
-
-
-def _between(before: _Detection, after: _Detection, share: float) -> np.ndarray:
-    return (1 - share) * before.face.landmarks + share * after.face.landmarks
-
-
-def _fill(detections: Sequence[_Detection | None], several: np.ndarray, detect_every: int) -> FaceTrack:
-    """The track of all frames from the detections in every n-th."""
-    count = len(several)
-    landmarks, identity, bridged = np.zeros((count, 5, 2)), np.full(count, -1), np.zeros(count, bool)
-    for number in range(count):
-        step, rest = divmod(number, detect_every)
-        share = rest / detect_every
-        before = detections[step]
-        after = detections[min(step + 1, len(detections) - 1)] if rest else before
-        nearer = after if before is None or (after is not None and share > 0.5) else before
-        if nearer is None:
-            continue
-        identity[number] = nearer.identity
-        landmarks[number] = nearer.face.landmarks
-        bridged[number] = all(detection is None or detection.bridged for detection in (before, after))
-        if before is not None and after is not None and before.identity == after.identity:
-            landmarks[number] = _between(before, after, share)
-    return FaceTrack(_smooth(landmarks, identity), identity >= 0, several, bridged)
-
-
-def _smooth(landmarks: np.ndarray, identity: np.ndarray) -> np.ndarray:
-    """Smooths each unbroken run of one face by itself."""
-    runs = np.split(landmarks, np.flatnonzero(np.diff(identity)) + 1)
-    return np.concatenate([gaussian_filter1d(run, _SMOOTHING_FRAMES, axis=0, mode="nearest") for run in runs])

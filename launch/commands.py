@@ -15,6 +15,7 @@ from launch.errors import LaunchError
 from launch.evaluate import Evaluate
 from launch.fetch import Fetch
 from launch.inspect import Inspect
+from launch.predict import Predict
 from launch.prepare import PrepareAffectNet, PrepareClips, PrepareFaces, PrepareFec, PrepareRecola
 from launch.report import Report
 from launch.synthesize import SynthesizeAffectNet, SynthesizeFec, SynthesizeRecola
@@ -60,6 +61,7 @@ def command_tree(preset: str | None) -> Any:
         ),
         convert=Convert,
         evaluate=Evaluate,
+        predict=Predict,
         report=Report,
         benchmark=(
             "Measure speed and worth, against the machine's limits and against others.",

@@ -1,7 +1,7 @@
 """`avemo prepare`: from a corpus as it was released, or your own data, to ArrayRecord."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -151,6 +151,12 @@ def preparations(data: Path) -> dict[str, dict[str, Any]]:
         )
     }
     return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
+
+
+def crop_settings(data: Path, corpus: str) -> dict[str, Any]:
+    """How the faces of a prepared corpus were cut, as `CropConfig` has it."""
+    preparation = preparations(data)[corpus]
+    return {each.name: preparation[each.name] for each in fields(CropConfig)}
 
 
 def check_image_size(data: Path, corpus: str, image_size: int) -> None:

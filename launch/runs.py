@@ -3,9 +3,11 @@
 import hashlib
 import json
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,6 +44,9 @@ class RunRecord:
         inputs: fingerprints of the prepared data, and paths of the runs this one builds on.
         command: the command line.
         versions: of the packages that matter.
+        crop: how the faces that it learned from were cut (`CropConfig`'s settings); a run of an earlier version
+            doesn't say so.
+        rates: whether it has learned valence and arousal.
     """
 
     stage: str
@@ -51,11 +56,23 @@ class RunRecord:
     inputs: dict[str, Any]
     command: str
     versions: dict[str, str]
+    crop: dict[str, Any] = field(default_factory=dict)
+    rates: bool = False
 
     @classmethod
-    def new(cls, stage: str, preset: str, seed: int, config: Any, inputs: dict[str, Any]) -> "RunRecord":
+    def new(
+        cls,
+        stage: str,
+        preset: str,
+        seed: int,
+        config: Any,
+        inputs: dict[str, Any],
+        crop: Mapping[str, Any] = MappingProxyType({}),
+        rates: bool = False,
+    ) -> "RunRecord":
         """The record of a run started now."""
-        return cls(stage, preset, seed, plain(config), inputs, command_line(), package_versions())
+        said = plain(config), inputs, command_line(), package_versions()
+        return cls(stage, preset, seed, *said, dict(crop), rates)
 
     def what(self) -> dict[str, Any]:
         """The part that decides the result; the rest may differ when a run is resumed."""

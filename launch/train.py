@@ -34,7 +34,7 @@ from launch.hosts import Hosts, host_share, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
-from launch.prepare import check_image_size, check_same_size
+from launch.prepare import check_image_size, check_same_size, crop_settings
 from launch.runs import RunRecord, read_record, run_input, stage_config
 from launch.teacher_cache import cached_teacher
 
@@ -122,7 +122,8 @@ class TrainTeacher(FaceRun):
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
         config, trunk, inputs = self.config, first_trunk(self), face_inputs(self)
-        record = RunRecord.new("teacher", self.preset, self.seed, config, inputs)
+        crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
+        record = RunRecord.new("teacher", self.preset, self.seed, config, inputs, crop, rates)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         stage = teacher.build(config, weights, self.seed, trunk)
         train_faces(self, mesh, record, config, stage)
@@ -159,7 +160,9 @@ class TrainStudent(FaceRun):
         config, trunk = self.config, first_trunk(self)
         inputs = face_inputs(self, self.unlabelled)
         inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
-        record = RunRecord.new("student", self.preset, self.seed, config, inputs)
+        crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
+        rates |= bool(config.regression_weight) and all(read_record(teacher).rates for teacher in self.teacher)
+        record = RunRecord.new("student", self.preset, self.seed, config, inputs, crop, rates)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
         try:

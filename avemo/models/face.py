@@ -1,7 +1,7 @@
 """The face network: a trunk, densely connected layers, a 128-d embedding, and linear heads on it."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,12 @@ from avemo.models.resnet import ResNetConfig
 Trunk = InceptionResNetConfig | ResNetConfig | DenseNetConfig | MobileNetConfig
 """What a face network may stand on. One of these has `map_size(image_size)` and `trunk(dtype, name)`, the module."""
 
+Colours = Literal["rgb", "grey"]
+"""What a face network looks at: colours, or their brightness alone."""
+
+BRIGHTNESS = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in the brightness of a pixel (ITU-R BT.601), as OpenCV and Pillow have it, too."""
+
 NORM_EPSILON = 1e-12
 """Keeps the gradient of the triplet embedding finite where its squared length is zero."""
 
@@ -30,6 +36,8 @@ class FaceConfig:
         image_size: Height and width of the face crop in pixels.
         resolution: Height and width to which the network scales the crop down before it looks at it; None leaves it as
             it is. So a student sees the same faces as its teacher at a fraction of the cost.
+        colours: "grey" takes the colours out first, so that a network that learned from grey faces sees coloured ones
+            alike. The trunk is given three equal channels all the same: published weights want three.
         trunk: The convolutional trunk.
         reduced_channels: Channels of the 1×1 convolution that follows the trunk.
         dense_layers: Number of densely connected layers.
@@ -41,6 +49,7 @@ class FaceConfig:
 
     image_size: int = 140
     resolution: int | None = None
+    colours: Colours = "rgb"
     trunk: Trunk = field(default_factory=InceptionResNetConfig)
     reduced_channels: int = 512
     dense_layers: int = 5
@@ -55,6 +64,8 @@ class FaceConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.dense_layers < 0:
             raise ValueError(f"dense_layers is {self.dense_layers}; it can't be negative")
+        if self.colours not in get_args(Colours):
+            raise ValueError(f"colours is {self.colours!r}; it must be one of {', '.join(get_args(Colours))}")
         if not 1 <= self.input_size <= self.image_size:
             raise ValueError(f"resolution is {self.resolution}; it must lie within 1 and image_size {self.image_size}")
         if self.trunk.map_size(self.input_size) < 1:
@@ -69,6 +80,12 @@ class FaceConfig:
 def normalise(images_BxHxWx3: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
     """FaceNet's fixed standardisation of RGB values 0 … 255: (x − 127.5) / 128, float32."""
     return (images_BxHxWx3.astype(jnp.float32) - 127.5) / 128
+
+
+def grey(images_BxHxWx3: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """The brightness of each pixel (see `BRIGHTNESS`) in all three channels."""
+    brightness_BxHxWx1 = (images_BxHxWx3 * jnp.array(BRIGHTNESS)).sum(-1, keepdims=True)
+    return jnp.broadcast_to(brightness_BxHxWx1, images_BxHxWx3.shape)
 
 
 class FaceNetwork(nn.Module):
@@ -107,6 +124,8 @@ class FaceNetwork(nn.Module):
             )
         dtype = config.dtype
         images_BxHxWx3 = normalise(images_BxHxWx3)
+        if config.colours == "grey":
+            images_BxHxWx3 = grey(images_BxHxWx3)
         if config.input_size != config.image_size:
             shape = (len(images_BxHxWx3), config.input_size, config.input_size, 3)
             images_BxHxWx3 = jax.image.resize(images_BxHxWx3, shape, "linear")  # with antialiasing
@@ -168,14 +187,16 @@ DENSENET_STUDENT = FaceConfig(trunk=DenseNetConfig(), reduced_channels=128, dens
 
 SMALL_TEACHER = FaceConfig(
     image_size=48,
+    colours="grey",
     trunk=ResNetConfig(widths=(32, 64, 128, 256), blocks=(2, 2, 1)),
     reduced_channels=128,
     dense_layers=0,
 )
-"""A residual teacher for 48 pixels and two CPU cores (our choice). 1,686,378 parameters, 78.4 MFLOPs."""
+"""A residual teacher for 48 grey pixels and two CPU cores (our choice). 1,686,378 parameters, 78.4 MFLOPs."""
 
 SMALL_STUDENT = FaceConfig(
     image_size=48,
+    colours="grey",
     trunk=ResNetConfig(widths=(12, 24, 40, 104), blocks=(1, 2, 1)),
     reduced_channels=64,
     dense_layers=0,
@@ -183,7 +204,11 @@ SMALL_STUDENT = FaceConfig(
 """A residual student with less than a tenth of its operations (our choice). 230,182 parameters, 7.7 MFLOPs."""
 
 TINY_STUDENT = FaceConfig(
-    image_size=48, trunk=ResNetConfig(widths=(8, 16, 24, 48)), reduced_channels=64, dense_layers=0
+    image_size=48,
+    colours="grey",
+    trunk=ResNetConfig(widths=(8, 16, 24, 48)),
+    reduced_channels=64,
+    dense_layers=0,
 )
 """A smaller one (our choice). 64,986 parameters, 2.5 MFLOPs."""
 
@@ -196,5 +221,5 @@ DEMO_TEACHER = FaceConfig(
 )
 """Smaller still, for the demo's 40 pixels (our choice). 329,946 parameters, 8.3 MFLOPs."""
 
-DEMO_STUDENT = replace(TINY_STUDENT, image_size=40)
+DEMO_STUDENT = replace(TINY_STUDENT, image_size=40, colours="rgb")
 """A residual student for the demo's teacher (our choice). 64,986 parameters, 1.9 MFLOPs."""

@@ -1,4 +1,4 @@
-"""Video: 25 upright frames per second whatever the file's rate, the sound track, and following a face."""
+"""Video: 25 upright frames per second whatever the file's rate, and the sound track."""
 
 import math
 from fractions import Fraction
@@ -9,64 +9,14 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from small_videos import write_sound_only, write_timed, write_video
 
 from data_pipelines.errors import DataError
-from data_pipelines.faces import FACE_TEMPLATE, CropConfig, FoundFace, decode_image
-from data_pipelines.video import (
-    FaceTrack,
-    face_crops,
-    frames,
-    has_video,
-    is_resampled,
-    load_sound_track,
-    track_face,
-)
-
-
-def write_video(path: Path, rate_hz: Fraction, count: int, sound_rate_hz: int | None = None) -> None:
-    """Frame k is grey of level 2 · k; the sound, if any, is a constant 0.25."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=rate_hz, options={"crf": "1"})
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("pcm_s16le", rate=sound_rate_hz, layout="stereo") if sound_rate_hz else None
-        for number in range(count):
-            image = np.full((48, 64, 3), 2 * number, np.uint8)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(video.encode())
-        if sound is not None and sound_rate_hz:
-            samples = np.full((1, 2 * int(count * sound_rate_hz / rate_hz)), 8192, np.int16)
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
-            frame.sample_rate = sound_rate_hz
-            container.mux(sound.encode(frame))
-            container.mux(sound.encode())
+from data_pipelines.video import frames, has_video, is_resampled, load_sound_track
 
 
 def numbers(path: Path, step: int = 2) -> list[int]:
     return [round(float(image.mean()) / step) for image in frames(path)]
-
-
-def write_timed(path: Path, times_ms: list[int]) -> None:
-    """A video of variable rate: frame k, grey of level 8 · k, is shown from its time on."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=1000, options={"crf": "1"})
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        video.codec_context.time_base = Fraction(1, 1000)
-        for number, time_ms in enumerate(times_ms):
-            image = np.full((48, 64, 3), 8 * number, np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-
-
-def write_sound_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16_000, layout="mono")
-        samples = 0.5 * np.sin(np.arange(16_000) / 5, dtype=np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-        frame.sample_rate = 16_000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def test_25_hz_keeps_every_frame(tmp_path: Path) -> None:
@@ -190,117 +140,3 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"a\.mp4: can't be opened"):
         next(frames(tmp_path / "a.mp4"))
-
-
-class Script:
-    """A face finder that finds what it is told, call by call: centres of faces with a side of 20 pixels."""
-
-    def __init__(self, *calls: list[tuple[float, float]]) -> None:
-        self._calls = iter(calls)
-
-    def find(self, image: np.ndarray) -> list[FoundFace]:
-        return [face(x, y) for x, y in next(self._calls)]
-
-
-def face(x: float, y: float) -> FoundFace:
-    landmarks = (FACE_TEMPLATE - FACE_TEMPLATE.mean(0)) * 20 + [x, y]
-    return FoundFace((x - 10, y - 10, x + 10, y + 10), landmarks, 1.0)
-
-
-def follow(finder: Script, count: int, detect_every: int = 1) -> FaceTrack:
-    return track_face(iter([np.zeros((9, 9, 3), np.uint8)] * count), finder, detect_every)  # type: ignore[arg-type]
-
-
-def centres(finder: Script, count: int, detect_every: int = 1) -> tuple[np.ndarray, list[bool]]:
-    track = follow(finder, count, detect_every)
-    return track.landmarks.mean(axis=1), track.valid.tolist()
-
-
-def test_a_straight_move_is_interpolated() -> None:
-    where, valid = centres(Script([(20, 20)], [(28, 20)], [(36, 20)]), 9, detect_every=4)
-    assert all(valid)
-    np.testing.assert_allclose(where[4], [28, 20], atol=0.05)
-    assert (np.diff(where[:, 0]) > 0).all()
-
-
-def test_frames_between_a_face_and_none_keep_it() -> None:
-    where, valid = centres(Script([(20, 20)], [], [], [], [(20, 20)]), 10, detect_every=2)
-    assert valid == [True, True, False, False, False, False, False, True, True, True]
-    np.testing.assert_allclose(where[[0, 1, 7, 8, 9]], np.tile([20, 20], (5, 1)))
-    np.testing.assert_array_equal(where[2:7], 0)
-
-
-def test_short_misses_of_one_face_are_bridged() -> None:
-    track = follow(Script([(20, 20)], *[[]] * 5, [(26, 20)]), 7)
-    assert track.valid.all()
-    assert track.bridged.tolist() == [False, True, True, True, True, True, False]
-    centre = track.landmarks.mean(axis=1)
-    assert (np.diff(centre[:, 0]) > 0).all()
-    np.testing.assert_allclose(centre[3], [23, 20], atol=0.05)
-
-
-def test_long_misses_are_not_bridged() -> None:
-    track = follow(Script([(20, 20)], *[[]] * 6, [(20, 20)]), 8)
-    assert track.valid.tolist() == [True, *[False] * 6, True]
-    assert not track.bridged.any()
-
-
-def test_misses_between_two_faces_are_not_bridged() -> None:
-    assert follow(Script([(20, 20)], [], [(200, 20)]), 3).valid.tolist() == [True, False, True]
-
-
-def test_misses_at_either_end_are_not_bridged() -> None:
-    assert follow(Script([], [(20, 20)], []), 3).valid.tolist() == [False, True, False]
-
-
-@pytest.mark.parametrize(("detect_every", "bridged"), [(2, [2]), (5, [5]), (6, [])])
-def test_a_miss_stands_for_all_frames_up_to_the_next_look(detect_every: int, bridged: list[int]) -> None:
-    track = follow(Script([(20, 20)], [], [(20, 20)]), 2 * detect_every + 1, detect_every)
-    assert np.flatnonzero(track.bridged).tolist() == bridged
-    assert track.valid.all() == bool(bridged)
-
-
-def test_several_faces_are_told() -> None:
-    track = follow(Script([(20, 20), (60, 20)], [(20, 20)], [], [(20, 20), (60, 20)]), 4)
-    assert track.several.tolist() == [True, False, False, True]
-    assert follow(Script([(20, 20), (60, 20)]), 3, detect_every=3).several.tolist() == [True, False, False]
-
-
-def test_face_sizes_are_those_of_the_boxes() -> None:
-    sizes = follow(Script([(20, 20)], *[[]] * 6, [(20, 20)]), 8).face_sizes()
-    assert sizes.dtype == np.float32
-    np.testing.assert_allclose(sizes, [20, *[0] * 6, 20], rtol=1e-5)
-
-
-def test_the_same_face_is_followed_though_a_larger_one_appears() -> None:
-    where, _ = centres(Script([(20, 20)], [(200, 20), (21, 20)], [(200, 20), (22, 20)]), 3)
-    assert (where[:, 0] < 23).all()
-
-
-def test_another_face_is_no_place_between() -> None:
-    where, valid = centres(Script([(20, 20)], [(200, 20)]), 8, detect_every=4)
-    assert all(valid)
-    assert set(where[:, 0].round().tolist()) == {20, 200}
-
-
-def test_smoothing_leaves_a_still_face_still() -> None:
-    where, _ = centres(Script(*[[(20, 20)]] * 6), 6)
-    np.testing.assert_allclose(where, 20)
-
-
-def test_no_frames_no_track() -> None:
-    where, valid = centres(Script(), 0)
-    assert where.shape == (0, 2)
-    assert valid == []
-
-
-def test_crops_are_black_without_a_face(tmp_path: Path) -> None:
-    write_video(tmp_path / "a.mp4", Fraction(25), 60)
-    track = track_face(frames(tmp_path / "a.mp4"), Script(*[[(30, 20)]] * 59, []), 1)  # type: ignore[arg-type]
-    crops = [decode_image(jpeg) for jpeg in face_crops(tmp_path / "a.mp4", track, CropConfig(size=16))]
-    assert len(crops) == 60
-    assert crops[58] is not None
-    assert crops[59] is not None
-    assert crops[58].shape == (16, 16, 3)
-    assert abs(crops[58].mean() - 116) < 4
-    assert crops[59].max() == 0

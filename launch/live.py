@@ -1,0 +1,172 @@
+"""`avemo predict --live`: a stream predicted as it comes, and where the time goes."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avemo.labels import EXPRESSIONS, FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from avemo.log_mel import log_mel
+from avemo.models.audio import AudioEncoder
+from avemo.streaming import see
+from data_pipelines import video
+from data_pipelines.video import Played
+from launch.frame_files import FILE_NAMES, columns_of, frame_file
+from launch.interruption import Interruption
+from launch.latency import Latency
+from launch.prediction import FaceTrace, Modalities, ahead, predict_stream, usable
+from launch.streaming import StreamModel
+from launch.tables import print_tables
+
+LINE_EVERY_S = 1.0
+"""A line is printed so often."""
+
+_DECODED_AHEAD = 2 * FRAME_RATE_HZ
+"""What a camera may be ahead of the prediction, in pictures and bits of sound, before it has to wait."""
+
+_REPEATS = 30
+"""Calls of which a network's time is the median."""
+
+
+def predict_live(model: StreamModel, source: str, faces: int, modalities: Modalities, out: Path | None) -> None:
+    """Predict a stream frame by frame until it ends, or until Ctrl-C or SIGTERM.
+
+    A file is played as slowly as it would be watched. Once a second a line tells what is predicted of each face, and
+    how long ago its frame came; at the end a table says where the time of a frame went.
+
+    Args:
+        model: The networks.
+        source: A file, camera or address, see `data_pipelines.video.play`.
+        faces: How many faces are followed at most.
+        modalities: What the model may use.
+        out: Folder for a file of all rows; None keeps nothing.
+
+    Raises:
+        DataError: The source can't be opened, or breaks off.
+    """
+    opened = Path(source) if Path(source).is_file() else source
+    contents = video.look_into(opened)
+    has_video, has_sound = usable(model, contents, modalities, source)
+    latency = Latency()
+    for part, seconds in time_networks(model).items():
+        latency.add(part, seconds)
+    arrivals = Arrivals()
+    played = ahead(video.play(opened, pictures=has_video, sound=has_sound), _DECODED_AHEAD)
+    if isinstance(opened, Path):
+        played = paced(played)
+    told_s: dict[int, float] = {}
+    with Interruption("") as interruption, ExitStack() as files:
+        write = None
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            write = files.enter_context(frame_file(out / FILE_NAMES["csv"], "csv"))
+        for trace in predict_stream(model, arrivals.of(played), has_video, has_sound, faces, 1, latency):
+            latency.add("from its arrival to its prediction", arrivals.age_s(trace.first_frame))
+            if write is not None:
+                write(columns_of(trace))
+            if trace.time_s[0] >= told_s.get(trace.face, -np.inf) + LINE_EVERY_S:
+                told_s[trace.face] = float(trace.time_s[0])
+                print(line_of(trace, latency), flush=True)
+            if interruption.told_by(0):
+                break
+    print_tables([latency.table()])
+
+
+def line_of(trace: FaceTrace, latency: Latency) -> str:
+    """What is told of the first frame of a part of a trace, for people."""
+    expression, (valence, arousal) = trace.frames.expression[0], trace.frames.valence_arousal[0]
+    parts = [f"{trace.time_s[0]:7.2f} s", f"face {trace.face + 1}"]
+    if trace.frames.face_valid[0]:
+        parts.append(f"{EXPRESSIONS[expression.argmax()]:9s} {expression.max():4.0%}")
+    else:
+        parts.append(f"{'no face':14s}")
+    if not np.isnan(valence):
+        parts.append(f"valence {valence:+.2f}  arousal {arousal:+.2f}")
+    parts.append("voice" if trace.frames.voice_valid[0] else "     ")
+    return "  ".join([*parts, f"{latency.median_ms('from its arrival to its prediction'):.0f} ms"])
+
+
+class Arrivals:
+    """When the frames of a stream came: pictures, or where there are none, as much sound as makes a frame."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._times: deque[float] = deque()
+        self._samples = self._first = 0
+
+    def of(self, played: Iterable[Played]) -> Iterator[Played]:
+        """The same, each noted when it comes."""
+        pictures = False
+        for kind, part in played:
+            now = time.perf_counter()
+            if kind == "picture":
+                if not pictures:
+                    self._times.clear()
+                pictures = True
+                self._times.append(now)
+            elif not pictures:
+                whole = (self._samples + len(part)) // SAMPLES_PER_FRAME - self._samples // SAMPLES_PER_FRAME
+                self._samples += len(part)
+                self._times.extend([now] * whole)
+            yield kind, part
+
+    def age_s(self, frame: int) -> float:
+        """How long ago a frame came; those before it are forgotten."""
+        while self._first < frame and len(self._times) > 1:
+            self._times.popleft()
+            self._first += 1
+        return time.perf_counter() - self._times[0] if self._times else 0.0
+
+
+def paced(played: Iterable[Played]) -> Iterator[Played]:
+    """The same as slowly as it would be watched."""
+    start = time.perf_counter()
+    counts = {"picture": 0, "sound": 0}
+    per_second = {"picture": FRAME_RATE_HZ, "sound": SAMPLE_RATE_HZ}
+    for kind, part in played:
+        counts[kind] += len(part) if kind == "sound" else 1
+        time.sleep(max(0.0, start + counts[kind] / per_second[kind] - time.perf_counter()))
+        yield kind, part
+
+
+def time_networks(model: StreamModel) -> dict[str, float]:
+    """Seconds that each network alone takes for one frame: the median of some calls.
+
+    Face, voice and fusion are compiled into one program; what it takes beyond face and voice is told as the fusion's.
+    """
+    size = model.image_size
+    face_valid = voice_valid = np.ones((1, 1), bool)
+    faces = np.zeros((1, 1, size, size, 3), np.uint8)
+    sound = np.zeros((1, SAMPLES_PER_FRAME), np.float32)
+    carry = model.initial_carry()
+    see_alone = jax.jit(partial(see, model.face))
+    times = {"face network alone": _median_s(lambda: see_alone(model.variables[0], faces, face_valid))}
+    if model.fusion is None:
+        return times
+    config, params = model.fusion.config, model.variables[1]["params"]["audio"]
+    encoder = AudioEncoder(config.audio, config.dtype)
+
+    @jax.jit
+    def hear_alone(params: Any, carry: Any) -> Any:
+        return encoder.apply({"params": params}, log_mel(jnp.asarray(sound), config.log_mel, carry.sound), carry.audio)
+
+    whole = _median_s(lambda: model.step(model.variables, carry, faces, face_valid, sound, voice_valid))
+    times["voice network alone"] = _median_s(lambda: hear_alone(params, carry))
+    return times | {"fusion: what all networks take beyond that": max(whole - sum(times.values()), 0.0)}
+
+
+def _median_s(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes until its results are there."""
+    times = []
+    for _ in range(_REPEATS + 3):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[3:]))

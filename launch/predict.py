@@ -1,0 +1,309 @@
+"""`avemo predict`: what faces show and voices sound like, in anybody's videos, sound, pictures, or folders of them."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from avemo import __version__
+from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
+from data_pipelines import video
+from data_pipelines.errors import DataError
+from data_pipelines.faces import read_picture
+from data_pipelines.video import Contents
+from launch.errors import LaunchError
+from launch.frame_files import FILE_NAMES, FileFormat, columns_of, frame_file
+from launch.live import predict_live
+from launch.prediction import FaceTrace, Modalities, ahead, predict_picture, predict_stream, usable
+from launch.runs import run_input, write_json
+from launch.streaming import StreamModel, load_model
+from launch.tables import Table, print_tables
+
+DEMO_MODEL = Path("runs/demo/fusion")
+
+DEMO_WARNING = (
+    "no --model was named: this is the demo's, which has only ever seen drawn faces and synthetic voices. "
+    "It shows how things work; what it says of people means nothing."
+)
+
+SUMMARY_FILE = "summary.json"
+OUTCOMES_FILE = "outcomes.json"
+
+KINDS = {
+    "video": ".mp4 .mov .m4v .mkv .webm .avi .wmv .flv .mpg .mpeg .ts .mts .3gp .ogv",
+    "sound": ".wav .flac .mp3 .m4a .aac .ogg .opus .wma .aiff",
+    "picture": ".jpg .jpeg .png .bmp .webp .tif .tiff",
+}
+"""What is looked for in folders, by the end of its name; what is in a file, is seen by looking into it."""
+
+_SUFFIXES = frozenset(" ".join(KINDS.values()).split())
+
+_DECODED_AHEAD = 16
+"""Pictures and bits of sound that another thread decodes in advance."""
+
+_SHORTER = 0.9
+"""A file that ends before this share of the time it says it lasts has lost its end (our choice)."""
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict expressions, valence and arousal over time.
+
+    Attributes:
+        inputs: videos, sound files, pictures, or folders of them; with --live one file, camera or address, such as
+            v4l2:/dev/video0, rtsp://camera/stream or lavfi:testsrc.
+        model: run of a fusion network; of a student or teacher for faces alone. The demo's if none is named.
+        out: folder for the results; each input gets a folder of its own inside.
+        faces: how many faces to follow at most, each with rows of its own; with one, the largest at first.
+        modalities: what the model may use.
+        formats: of the files with a row for each frame and face.
+        live: predict a stream as it comes and print a line every second; rows are kept only if --out is named.
+    """
+
+    inputs: Positional[tuple[str, ...]]
+    model: Path = DEMO_MODEL
+    out: Path | None = None
+    faces: int = 1
+    modalities: Modalities = "fused"
+    formats: tuple[FileFormat, ...] = ("csv",)
+    live: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise ValueError("name a video, a sound file, a picture, or a folder of them")
+        if self.faces < 1:
+            raise ValueError(f"--faces {self.faces}: at least one is to be followed")
+        if self.live and len(self.inputs) > 1:
+            raise ValueError("--live predicts one source at a time")
+
+    def __call__(self) -> None:
+        """Predict every input that isn't predicted yet, and say what became of each.
+
+        Raises:
+            LaunchError: there is no such model, nothing to predict, or some of it couldn't be predicted.
+        """
+        if self.model == DEMO_MODEL:
+            if not self.model.is_dir():
+                raise LaunchError(
+                    f"name a run with --model; the demo's ({self.model}) isn't there: avemo demo makes it"
+                )
+            print(f"warning: {DEMO_WARNING}")
+        model = load_model(self.model)
+        if self.live:
+            predict_live(model, self.inputs[0], self.faces, self.modalities, self.out)
+            return
+        out = self.out or Path("predictions")
+        found, unknown = find_inputs(self.inputs)
+        outcomes = [Outcome(str(path), "skipped", ["no kind of file that is known here"]) for path in unknown]
+        for name, path in tqdm(found.items(), desc="predict", unit="file", disable=len(found) < 2):
+            outcomes.append(self._predict(model, name, path, out / name))
+        write_json(out / OUTCOMES_FILE, [asdict(outcome) for outcome in outcomes])
+        print_outcomes(outcomes, out)
+        failed = [outcome for outcome in outcomes if outcome.result == "failed"]
+        if failed:
+            raise LaunchError(f"{len(failed)} of {len(found)} could not be predicted; why is told above")
+
+    def _predict(self, model: StreamModel, name: str, path: Path, folder: Path) -> "Outcome":
+        """Predict one file, unless that has been done before."""
+        try:
+            made_from = self._made_from(path)
+            if (before := finished(folder, made_from)) is not None:
+                return Outcome(str(path), "reused", before["notes"])
+            summary = Summary()
+            folder.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as files:
+                writers = [files.enter_context(frame_file(folder / FILE_NAMES[each], each)) for each in self.formats]
+                for trace in self._traces(model, path, summary):
+                    summary.add(trace)
+                    for write in writers:
+                        write(columns_of(trace))
+            write_json(folder / SUMMARY_FILE, summary.content(name) | {"made_from": made_from})
+        except (DataError, OSError) as error:
+            return Outcome(str(path), "failed", [str(error)])
+        return Outcome(str(path), "partly" if summary.broken else "predicted", summary.notes)
+
+    def _made_from(self, path: Path) -> dict[str, Any]:
+        """All that decides what is predicted of a file; if it is the same, so is the result."""
+        status = path.stat()
+        settings = {name: getattr(self, name) for name in ("faces", "modalities")} | {"formats": list(self.formats)}
+        file = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        return {"file": file, "model": run_input(self.model), "settings": settings, "version": __version__}
+
+    def _traces(self, model: StreamModel, path: Path, summary: "Summary") -> Iterator[FaceTrace]:
+        """Predictions of whatever a file holds; what is noticed on the way goes to the summary."""
+        contents = video.look_into(path)
+        if contents.picture:
+            image = read_picture(path, upright=True)
+            if isinstance(image, str):
+                raise DataError(f"{path}: {image}; fetch the file anew")
+            summary.begin("picture", contents)
+            yield from predict_picture(model, image, self.faces)
+            return
+        has_video, has_sound = usable(model, contents, self.modalities, path)
+        summary.begin("video" if has_video else "sound", contents, has_sound)
+        played = ahead(video.play(path, pictures=has_video, sound=has_sound), _DECODED_AHEAD)
+        duration_s = round(contents.duration_s) if contents.duration_s else None
+        with tqdm(total=duration_s, desc=path.name, unit="s", leave=False) as bar:
+            try:
+                for trace in predict_stream(model, played, has_video, has_sound, self.faces):
+                    bar.update(max(round(float(trace.time_s[-1])) - bar.n, 0))
+                    yield trace
+            except DataError as error:
+                if not summary.frames:
+                    raise
+                summary.breaks(str(error).removeprefix(f"{path}: "))
+        if not summary.frames and self.faces == 1:
+            raise DataError(f"{path}: not one frame can be decoded; fetch the file anew")
+
+
+def find_inputs(inputs: tuple[str, ...]) -> tuple[dict[str, Path], list[Path]]:
+    """The files that are meant, by the name of the folder for their results; and those in folders that aren't known.
+
+    Raises:
+        LaunchError: an input isn't there, a folder holds nothing that is known, or two files would have one name.
+    """
+    found: dict[str, Path] = {}
+    unknown = []
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise LaunchError(f"{given} isn't there")
+        files = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
+        known = [path for path in files if path.suffix.lower() in _SUFFIXES or path == given]
+        if not known:
+            raise LaunchError(f"{given} holds no video, sound or picture: name files, or a folder that does")
+        unknown += [path for path in files if path not in known]
+        for path in known:
+            name = path.name if path == given else str(path.relative_to(given))
+            if found.setdefault(name, path) != path:
+                raise LaunchError(f"{found[name]} and {path} would both be written to {name}: predict them apart")
+    return found, unknown
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an input.
+
+    Attributes:
+        input: its path.
+        result: what was done.
+        notes: what there is to know, or why it failed.
+    """
+
+    input: str
+    result: Literal["predicted", "partly", "reused", "failed", "skipped"]
+    notes: list[str]
+
+
+@dataclass
+class Summary:
+    """What is told of a file as a whole, gathered while it is predicted.
+
+    Attributes:
+        kind: "video", "sound" or "picture".
+        notes: sentences for people.
+        broken: whether a part of it is missing.
+        frames: how many frames there are, each counted once whatever the number of faces.
+    """
+
+    kind: str = ""
+    notes: list[str] = field(default_factory=list)
+    broken: bool = False
+    frames: int = 0
+    _contents: Contents | None = None
+    _listens: bool = False
+    _with_face: int = 0
+    _with_voice: int = 0
+    _faces: dict[int, "FaceSummary"] = field(default_factory=dict)
+
+    def begin(self, kind: str, contents: Contents, listens: bool = False) -> None:
+        """Say what it is."""
+        self.kind, self._contents, self._listens = kind, contents, listens
+        rate_hz = contents.frame_rate_hz
+        if kind == "video" and rate_hz is not None and abs(rate_hz - FRAME_RATE_HZ) > 0.01:
+            self.notes.append(f"{rate_hz:.4g} pictures per second; predicted at {FRAME_RATE_HZ}")
+
+    def add(self, trace: FaceTrace) -> None:
+        """Take the next part."""
+        self.frames = max(self.frames, trace.first_frame + len(trace))
+        self._with_face += int(trace.frames.face_valid.sum())
+        self._with_voice += int(trace.frames.voice_valid.sum())
+        self._faces.setdefault(trace.face, FaceSummary()).add(trace)
+
+    def breaks(self, why: str) -> None:
+        """Note that nothing more could be read."""
+        self.notes.append(f"{why}: only its first {self.frames / FRAME_RATE_HZ:.1f} s are predicted")
+        self.broken = True
+
+    def content(self, name: str) -> dict[str, Any]:
+        """All of it as plain data; called once, at the end."""
+        contents = self._contents
+        seconds = self.frames / FRAME_RATE_HZ
+        said_s = contents.duration_s if contents is not None else None
+        if self.kind != "picture" and not self.broken and said_s and seconds < _SHORTER * said_s - 1:
+            self.breaks(f"it says that it lasts {said_s:.1f} s")
+        if not self._with_face and self.kind != "sound":
+            self.notes.append("no face was found")
+        if self._listens and not self._with_voice:
+            self.notes.append("its sound is silent throughout: told from the face alone")
+        elif self.kind == "video" and not self._listens:
+            self.notes.append("without sound: told from the face alone")
+        return {
+            "input": name,
+            "kind": self.kind,
+            "seconds": seconds,
+            "frames": self.frames,
+            "rows_with_face": self._with_face,
+            "rows_with_voice": self._with_voice,
+            "faces": {number: face.content() for number, face in sorted(self._faces.items())},
+            "notes": self.notes,
+        }
+
+
+class FaceSummary:
+    """Means over the frames of one face."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._first: float | None = None
+        self._last = 0.0
+        self._sums = np.zeros(len(EXPRESSIONS) + len(DIMENSIONS))
+        self._counts = np.zeros(len(EXPRESSIONS) + len(DIMENSIONS), int)
+
+    def add(self, trace: FaceTrace) -> None:
+        """Take the next part of its trace."""
+        self._first = float(trace.time_s[0]) if self._first is None else self._first
+        self._last = float(trace.time_s[-1])
+        values = np.concatenate([trace.frames.expression, trace.frames.valence_arousal], axis=1)
+        self._sums += np.nansum(values, axis=0, dtype=np.float64)
+        self._counts += (~np.isnan(values)).sum(0)
+
+    def content(self) -> dict[str, Any]:
+        """First and last second, and the mean of all that is told; None where nothing is."""
+        names = (*EXPRESSIONS, *DIMENSIONS)
+        means = zip(names, self._sums.tolist(), self._counts.tolist(), strict=True)
+        return {"from_s": self._first, "to_s": self._last} | {
+            f"mean_{name}": total / count if count else None for name, total, count in means
+        }
+
+
+def finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
+    """The summary of an earlier prediction, if it was made from the same."""
+    try:
+        summary = json.loads((folder / SUMMARY_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    files = [folder / FILE_NAMES[each] for each in made_from["settings"]["formats"]]
+    return summary if summary.get("made_from") == made_from and all(file.is_file() for file in files) else None
+
+
+def print_outcomes(outcomes: list[Outcome], out: Path) -> None:
+    """Print what became of each input, and where the results are."""
+    rows = {outcome.input: [outcome.result, "; ".join(outcome.notes)] for outcome in outcomes}
+    print_tables([Table.of(f"Predictions in {out}{os.sep}", ["result", "to know"], rows, words=("result", "to know"))])
