@@ -30,16 +30,15 @@ _ROWS_AT_ONCE = 10_000
 
 def columns_of(trace: FaceTrace) -> Columns:
     """The rows of a part of a trace."""
-    frames = trace.frames
     return {
         "time_s": trace.time_s,
         "face": np.full(len(trace), trace.face),
         **dict(zip(("left", "top", "right", "bottom"), trace.box.T, strict=True)),
-        "face_valid": frames.face_valid,
-        "voice_valid": frames.voice_valid,
-        **dict(zip(EXPRESSIONS, frames.expression.T, strict=True)),
-        **dict(zip(DIMENSIONS, frames.valence_arousal.T, strict=True)),
-        **dict(zip((f"{name}_spread" for name in DIMENSIONS), frames.spread.T, strict=True)),
+        "face_valid": trace.face_valid,
+        "voice_valid": trace.voice_valid,
+        **dict(zip(EXPRESSIONS, trace.expression.T, strict=True)),
+        **dict(zip(DIMENSIONS, trace.valence_arousal.T, strict=True)),
+        **dict(zip((f"{name}_spread" for name in DIMENSIONS), trace.spread.T, strict=True)),
     }
 
 

@@ -81,15 +81,15 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
 
 def line_of(trace: FaceTrace, latency: Latency) -> str:
     """What is told of the first frame of a part of a trace, for people."""
-    expression, (valence, arousal) = trace.frames.expression[0], trace.frames.valence_arousal[0]
+    expression, (valence, arousal) = trace.expression[0], trace.valence_arousal[0]
     parts = [f"{trace.time_s[0]:7.2f} s", f"face {trace.face + 1}"]
-    if trace.frames.face_valid[0]:
+    if trace.face_valid[0]:
         parts.append(f"{EXPRESSIONS[expression.argmax()]:9s} {expression.max():4.0%}")
     else:
         parts.append(f"{'no face':14s}")
     if not np.isnan(valence):
         parts.append(f"valence {valence:+.2f}  arousal {arousal:+.2f}")
-    parts.append("voice" if trace.frames.voice_valid[0] else "     ")
+    parts.append("voice" if trace.voice_valid[0] else "     ")
     return "  ".join([*parts, f"{latency.median_ms('from its arrival to its prediction'):.0f} ms"])
 
 

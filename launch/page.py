@@ -8,7 +8,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """A page as one self-contained text: everything shown is escaped, nothing is fetched, no script runs.
+    """A page as one self-contained text: everything shown is escaped, nothing is fetched.
 
     Args:
         template: name of a template of this package, such as "report.html".

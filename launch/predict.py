@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import rich
+from rich.markup import escape
 from tqdm import tqdm
 from tyro.conf import Positional
 
@@ -21,20 +23,22 @@ from data_pipelines.video import Contents
 from launch.errors import LaunchError
 from launch.frame_files import FILE_NAMES, FileFormat, columns_of, frame_file
 from launch.live import predict_live
-from launch.prediction import FaceTrace, Modalities, ahead, predict_picture, predict_stream, usable
+from launch.media import FRAME_LIMIT
+from launch.prediction import FaceTrace, Modalities, ahead, joined, predict_picture, predict_stream, usable
 from launch.runs import run_input, write_json
 from launch.streaming import StreamModel, load_model
-from launch.tables import Table, print_tables
+from launch.viewer import write_page
 
 DEMO_MODEL = Path("runs/demo/fusion")
 
 DEMO_WARNING = (
-    "no --model was named: this is the demo's, which has only ever seen drawn faces and synthetic voices. "
-    "It shows how things work; what it says of people means nothing."
+    "This is the demo's model, which has only ever seen drawn faces and synthetic voices: it shows how things work, "
+    "and what it says of people means nothing."
 )
 
 SUMMARY_FILE = "summary.json"
 OUTCOMES_FILE = "outcomes.json"
+PAGE_FILE = "page.html"
 
 KINDS = {
     "video": ".mp4 .mov .m4v .mkv .webm .avi .wmv .flv .mpg .mpeg .ts .mts .3gp .ogv",
@@ -64,6 +68,7 @@ class Predict:
         faces: how many faces to follow at most, each with rows of its own; with one, the largest at first.
         modalities: what the model may use.
         formats: of the files with a row for each frame and face.
+        html: write a page for each input, too: the video with what is predicted of it, in one file.
         live: predict a stream as it comes and print a line every second; rows are kept only if --out is named.
     """
 
@@ -73,6 +78,7 @@ class Predict:
     faces: int = 1
     modalities: Modalities = "fused"
     formats: tuple[FileFormat, ...] = ("csv",)
+    html: bool = False
     live: bool = False
 
     def __post_init__(self) -> None:
@@ -91,10 +97,8 @@ class Predict:
         """
         if self.model == DEMO_MODEL:
             if not self.model.is_dir():
-                raise LaunchError(
-                    f"name a run with --model; the demo's ({self.model}) isn't there: avemo demo makes it"
-                )
-            print(f"warning: {DEMO_WARNING}")
+                raise LaunchError(f"no --model is named, and the demo's isn't at {self.model}: avemo demo makes it")
+            print(f"warning: no --model is named. {DEMO_WARNING}")
         model = load_model(self.model)
         if self.live:
             predict_live(model, self.inputs[0], self.faces, self.modalities, self.out)
@@ -116,7 +120,7 @@ class Predict:
             made_from = self._made_from(path)
             if (before := finished(folder, made_from)) is not None:
                 return Outcome(str(path), "reused", before["notes"])
-            summary = Summary()
+            summary, shown = Summary(), list[FaceTrace]()
             folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as files:
                 writers = [files.enter_context(frame_file(folder / FILE_NAMES[each], each)) for each in self.formats]
@@ -124,7 +128,15 @@ class Predict:
                     summary.add(trace)
                     for write in writers:
                         write(columns_of(trace))
-            write_json(folder / SUMMARY_FILE, summary.content(name) | {"made_from": made_from})
+                    if self.html and trace.first_frame < FRAME_LIMIT:
+                        shown.append(trace)
+            content = summary.content(name)
+            if self.html:
+                warning = [DEMO_WARNING] * (self.model == DEMO_MODEL)
+                write_page(
+                    folder / PAGE_FILE, path.name, path, joined(shown), [*warning, *map(sentence, summary.notes)]
+                )
+            write_json(folder / SUMMARY_FILE, content | {"made_from": made_from})
         except (DataError, OSError) as error:
             return Outcome(str(path), "failed", [str(error)])
         return Outcome(str(path), "partly" if summary.broken else "predicted", summary.notes)
@@ -132,7 +144,8 @@ class Predict:
     def _made_from(self, path: Path) -> dict[str, Any]:
         """All that decides what is predicted of a file; if it is the same, so is the result."""
         status = path.stat()
-        settings = {name: getattr(self, name) for name in ("faces", "modalities")} | {"formats": list(self.formats)}
+        settings = {name: getattr(self, name) for name in ("faces", "modalities", "html")}
+        settings |= {"formats": list(self.formats)}
         file = {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
         return {"file": file, "model": run_input(self.model), "settings": settings, "version": __version__}
 
@@ -232,8 +245,8 @@ class Summary:
     def add(self, trace: FaceTrace) -> None:
         """Take the next part."""
         self.frames = max(self.frames, trace.first_frame + len(trace))
-        self._with_face += int(trace.frames.face_valid.sum())
-        self._with_voice += int(trace.frames.voice_valid.sum())
+        self._with_face += int(trace.face_valid.sum())
+        self._with_voice += int(trace.voice_valid.sum())
         self._faces.setdefault(trace.face, FaceSummary()).add(trace)
 
     def breaks(self, why: str) -> None:
@@ -280,7 +293,7 @@ class FaceSummary:
         """Take the next part of its trace."""
         self._first = float(trace.time_s[0]) if self._first is None else self._first
         self._last = float(trace.time_s[-1])
-        values = np.concatenate([trace.frames.expression, trace.frames.valence_arousal], axis=1)
+        values = np.concatenate([trace.expression, trace.valence_arousal], axis=1)
         self._sums += np.nansum(values, axis=0, dtype=np.float64)
         self._counts += (~np.isnan(values)).sum(0)
 
@@ -293,17 +306,26 @@ class FaceSummary:
         }
 
 
+def sentence(note: str) -> str:
+    """A note as the page shows it."""
+    return f"{note[:1].upper()}{note[1:]}."
+
+
 def finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     """The summary of an earlier prediction, if it was made from the same."""
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-    files = [folder / FILE_NAMES[each] for each in made_from["settings"]["formats"]]
+    settings = made_from["settings"]
+    files = [folder / FILE_NAMES[each] for each in settings["formats"]] + [folder / PAGE_FILE] * settings["html"]
     return summary if summary.get("made_from") == made_from and all(file.is_file() for file in files) else None
 
 
 def print_outcomes(outcomes: list[Outcome], out: Path) -> None:
-    """Print what became of each input, and where the results are."""
-    rows = {outcome.input: [outcome.result, "; ".join(outcome.notes)] for outcome in outcomes}
-    print_tables([Table.of(f"Predictions in {out}{os.sep}", ["result", "to know"], rows, words=("result", "to know"))])
+    """Print what became of each input, one below the other."""
+    for outcome in outcomes:
+        rich.print(f"[bold]{outcome.result:9}[/] {escape(outcome.input)}")
+        for note in outcome.notes:
+            rich.print(f"          [dim]{escape(note)}[/]")
+    print(f"results: {out}{os.sep}")

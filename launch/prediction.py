@@ -4,7 +4,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -35,13 +35,21 @@ class FaceTrace:
         face: its number, from 0 on.
         first_frame: the number of the first of the T frames; frame k is k / 25 s after the beginning.
         box: float32 (T, 4), left, top, right, bottom in pixels of the upright picture; NaN where there is no face.
-        frames: what is predicted.
+        face_valid: as all that follows, see `streaming.Frames`.
+        voice_valid: bool (T,).
+        expression: float32 (T, 8).
+        valence_arousal: float32 (T, 2).
+        spread: float32 (T, 2).
     """
 
     face: int
     first_frame: int
     box: np.ndarray
-    frames: Frames
+    face_valid: np.ndarray
+    voice_valid: np.ndarray
+    expression: np.ndarray
+    valence_arousal: np.ndarray
+    spread: np.ndarray
 
     def __len__(self) -> int:
         return len(self.box)
@@ -50,6 +58,19 @@ class FaceTrace:
     def time_s(self) -> np.ndarray:
         """When each frame is shown: float64 (T,)."""
         return (self.first_frame + np.arange(len(self))) / FRAME_RATE_HZ
+
+
+def joined(parts: Iterable[FaceTrace]) -> list[FaceTrace]:
+    """One trace for each face, out of successive parts."""
+    by_face: dict[int, list[FaceTrace]] = {}
+    for part in parts:
+        by_face.setdefault(part.face, []).append(part)
+    arrays = [each.name for each in fields(FaceTrace) if each.name not in ("face", "first_frame")]
+    together = lambda parts, name: np.concatenate([getattr(part, name) for part in parts])
+    return [
+        FaceTrace(face, parts[0].first_frame, *(together(parts, name) for name in arrays))
+        for face, parts in sorted(by_face.items())
+    ]
 
 
 class _Subject:
@@ -73,7 +94,7 @@ class _Subject:
         count = len(frames.face_valid)
         box = np.array([self._boxes.popleft() for _ in range(count)], np.float32)
         self._next += count
-        return FaceTrace(self._number, self._next - count, box, frames)
+        return FaceTrace(self._number, self._next - count, box, *frames)
 
 
 def usable(model: StreamModel, contents: Contents, modalities: Modalities, source: Path | str) -> tuple[bool, bool]:
@@ -165,7 +186,7 @@ def predict_picture(model: StreamModel, image: np.ndarray, faces: int = 1) -> li
         predictor = StreamingPredictor(model, FRAME_RATE_HZ, has_sound=False)
         shown = predictor.feed([model.cut(image, face.landmarks)] * STILL_FRAMES)[-1]
         box = np.array([face_box(face.landmarks)], np.float32)
-        traces.append(FaceTrace(number, 0, box, Frames(*(part[-1:] for part in shown))))
+        traces.append(FaceTrace(number, 0, box, *(part[-1:] for part in shown)))
     return traces
 
 

@@ -132,7 +132,8 @@ class FramePairs(Generic[Picture]):
     """Lays pictures and sound side by side: a frame is given out once its picture and its sound have come.
 
     What is more than `LONGEST_WAIT_FRAMES` behind is not waited for: there is None for its picture, silence for its
-    sound, and when it comes after all, it is left out. So memory stays constant when one of the two ends early.
+    sound, and when it comes after all, it is left out. So memory stays constant when one of the two ends early. A
+    stream with pictures ends with the last of them, unless its sound goes on for longer than that.
     """
 
     def __init__(self, has_video: bool, has_sound: bool) -> None:
@@ -151,6 +152,7 @@ class FramePairs(Generic[Picture]):
         self._pictures: deque[Picture | None] = deque()
         self._sound = np.zeros(0, np.float32)
         self._late_pictures = self._late_samples = 0
+        self._seen = False
 
     def take(self, pictures: Iterable[Picture | None] = (), sound: np.ndarray | None = None) -> None:
         """Take what has come since: pictures, and samples, float32 at 16 kHz.
@@ -159,6 +161,7 @@ class FramePairs(Generic[Picture]):
             ValueError: Pictures or sound come where none were to come.
         """
         for picture in pictures:
+            self._seen = True
             if self._late_pictures:
                 self._late_pictures -= 1
             else:
@@ -177,8 +180,8 @@ class FramePairs(Generic[Picture]):
         return max(min(awaited), max(awaited) - LONGEST_WAIT_FRAMES)
 
     def left(self) -> int:
-        """How many frames there are when nothing more comes: pictures, or else whole frames of sound."""
-        return max(len(self._pictures), len(self._sound) // SAMPLES_PER_FRAME)
+        """How many frames there are when nothing more comes: pictures, or if there never were any, frames of sound."""
+        return len(self._pictures) if self._seen else len(self._sound) // SAMPLES_PER_FRAME
 
     def give(self, count: int) -> tuple[list[Picture | None], np.ndarray]:
         """The oldest frames: pictures, and float32 (640 · count); they are not kept any longer."""
@@ -239,7 +242,7 @@ class StreamingPredictor:
         return [self._predict(self.step_frames) for _ in range(self._pairs.ready() // self.step_frames)]
 
     def finish(self) -> list[Frames]:
-        """Predict the frames that are left at the end: as many as there are pictures, or else whole frames of sound."""
+        """Predict the frames that are left at the end, see `FramePairs.left`."""
         predictions = []
         while left := self._pairs.left():
             predictions.append(self._predict(min(left, self.step_frames)))

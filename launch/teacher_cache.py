@@ -53,7 +53,8 @@ def cached_teacher(
     }
     corpus = loaders.corpus_of(source[0])
     faces = [loaders.fingerprint(data, corpus), *source, stream]
-    key = outputs_key([*faces, asdict(network), config.network.image_size, asdict(config.augment)], variables)
+    seen = [config.network.image_size, asdict(config.augment), config.both_ways]
+    key = outputs_key([*faces, asdict(network), *seen], variables)
     taught = KeptOutputs.beside(data, "taught", corpus, key, sizes, config.views)
     say = _speaker(stream, network, variables, config, mesh)
     missing = taught.missing_views()
@@ -72,7 +73,7 @@ def _speaker(stream: str, network: FaceConfig, variables: Any, config: Distillat
     @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh.devices.flat[0]))
     def say(variables: Any, view: int, batch: Any) -> Any:
         images = vary(stream, batch["image"], batch["index"], view, config, config.views)
-        outputs, _ = teach(FaceNetwork(network), variables, images, None)
+        outputs, _ = teach(FaceNetwork(network), variables, config.both_ways, images)
         return outputs, batch["index"]
 
     return partial(say, variables)

@@ -109,7 +109,9 @@ def class_weights(class_counts: tuple[int, ...], weighting: str) -> np.ndarray:
     return (weights * counts.sum() / max((weights * counts).sum(), 1.0)).astype(np.float32)
 
 
-def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0) -> jax.Array:
+def training_faces(
+    batch: Batch, config: FaceTraining, seed: int, views: int = 0, either_way: bool = False
+) -> jax.Array:
     """All faces of a training batch, augmented: AffectNet's B, FEC's 3·B' in triplet order, those without labels.
 
     How a face is varied follows from its place in the dataset and from the epoch, not from the step or the batch.
@@ -119,14 +121,20 @@ def training_faces(batch: Batch, config: FaceTraining, seed: int, views: int = 0
         config: size and augmentation.
         seed: that of the run.
         views: if positive, a face is varied in so many ways only, one epoch after the other, the same with every seed.
+        either_way: show each of these views as it is or mirrored, drawn anew in every epoch.
     """
-    images, keys = [], []
+    images, keys, ways = [], [], []
     for stream, part in ((stream, batch[stream]) for stream in STREAMS if stream in batch):
         face = part["faces"].reshape(-1) if stream == "fec" else part["index"]
         epoch = jnp.repeat(part["epoch"], 3) if stream == "fec" else part["epoch"]
         images.append(part["image"].reshape(-1, *part["image"].shape[-3:]))
         keys.append(_view_keys(stream, face, epoch, seed, views))
-    return augment(jnp.concatenate(keys), jnp.concatenate(images), config.network.image_size, config.augment)
+        ways.append(_view_keys(f"{stream} either way", face, epoch, seed, views=0))
+    faces = augment(jnp.concatenate(keys), jnp.concatenate(images), config.network.image_size, config.augment)
+    if not either_way:
+        return faces
+    mirrored_B = jax.vmap(jax.random.bernoulli)(jnp.concatenate(ways))
+    return jnp.where(mirrored_B[:, None, None, None], faces[:, :, ::-1], faces)
 
 
 def vary(

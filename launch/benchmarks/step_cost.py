@@ -80,7 +80,7 @@ class Forward:
         network, self.variables = FaceNetwork(taught_by[0]), jax.device_put(taught_by[1], replicated(mesh))
         self.images = jax.jit(partial(training_faces, config=config, seed=0))(batch)
         options = compiler_options(mesh.devices.flat[0])
-        self.teach = jax.jit(lambda v, x: teach(network, v, x, None)[0], compiler_options=options)
+        self.teach = jax.jit(lambda v, x: teach(network, v, config.both_ways, x)[0], compiler_options=options)
 
     def __call__(self, steps: int) -> float:
         """Run it so many times. Returns the seconds it took."""

@@ -164,6 +164,31 @@ def test_faces_are_varied_by_their_place_and_epoch_and_with_views_by_nothing_els
     assert not jnp.array_equal(varied(1, views=3), varied(2, views=3))
 
 
+def test_a_view_is_shown_either_way_round_anew_in_every_epoch():
+    batch = faces()
+    at_epoch = lambda epoch: {name: part | {"epoch": part["epoch"] + epoch} for name, part in batch.items()}
+    shown = lambda epoch, either_way: supervision.training_faces(
+        at_epoch(epoch), TRAINING, 0, views=1, either_way=either_way
+    )
+    view, drawn = shown(0, False), []
+    for epoch in range(4):
+        found = shown(epoch, True)
+        as_it_is = (found == view).all(axis=(1, 2, 3))
+        assert (as_it_is | (found == view[:, :, ::-1]).all(axis=(1, 2, 3))).all()
+        drawn.append(as_it_is)
+    assert 0 < jnp.stack(drawn).mean() < 1
+    assert not jnp.array_equal(drawn[0], drawn[1])
+
+
+def test_a_teacher_that_looks_both_ways_says_the_mean_and_the_same_of_the_mirror_image(taught):
+    images = supervision.training_faces(faces(), TRAINING, 0)
+    says = lambda images, both_ways: student.teach(FaceNetwork(NETWORK), taught[0].variables, both_ways, images)[0]
+    one, other, both = says(images, False), says(images[:, :, ::-1], False), says(images, True)
+    for name, value in both.items():
+        np.testing.assert_allclose(value, (one[name] + other[name]) / 2, atol=1e-6)
+        np.testing.assert_allclose(value, says(images[:, :, ::-1], True)[name], atol=1e-6)
+
+
 def test_faces_without_labels_teach_by_imitation_alone(taught):
     """They come last, change no loss against labels, and are imitated as all others are."""
     batch = faces()

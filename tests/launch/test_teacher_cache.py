@@ -43,7 +43,8 @@ def passes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("streams", "options"), [(2, []), (3, ["--unlabelled", "fec", "--unlabelled-batch-size", "4"])]
+    ("streams", "options"),
+    [(2, []), (2, ["--both-ways"]), (3, ["--unlabelled", "fec", "--unlabelled-batch-size", "4"])],
 )
 def test_it_teaches_as_the_teachers_themselves(tiny, teachers, tmp_path, passes, streams, options):
     shutil.rmtree(tiny.data / "taught", ignore_errors=True)
@@ -66,8 +67,10 @@ def test_a_later_student_runs_no_teacher_and_more_views_only_the_new_ones(tiny, 
 def test_another_teacher_other_faces_or_another_variation_are_said_anew(tiny, teachers, tmp_path, passes):
     train(tiny, tmp_path / "first", teachers[:1], "--cache-teacher")
     passes.clear()
-    train(tiny, tmp_path / "varied", teachers[:1], "--cache-teacher", "--augment.grey", "0.5")
-    assert sorted(passes) == [0, 0, 1, 1]
+    for name, options in {"varied": ["--augment.grey", "0.5"], "mirrored": ["--both-ways"]}.items():
+        passes.clear()
+        train(tiny, tmp_path / name, teachers[:1], "--cache-teacher", *options)
+        assert sorted(passes) == [0, 0, 1, 1], name
 
 
 def test_the_key_follows_every_number_of_the_teacher(teachers):
