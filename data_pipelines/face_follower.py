@@ -22,8 +22,9 @@ _TRUST = 0.5
 _LOOKS_MISSED = 2
 """A face that wasn't found so many times in a row has gone (our choice)."""
 
+_WORKING_LINES = 360
 _WORKING_SIDE = 96
-"""Pixels to which a face's surroundings, twice its side, are scaled before it is followed (our choice)."""
+"""Pixels to which a picture, and then a face's surroundings of twice its side, are shrunk to follow it (our choice)."""
 
 _POINTS = np.stack(np.meshgrid(np.linspace(0.1, 0.9, 8), np.linspace(0.1, 0.95, 8)), axis=-1).reshape(-1, 2)
 """What is followed: points all over the face box, as fractions of it."""
@@ -88,16 +89,18 @@ class FaceFollower:
         Returns:
             The faces in it, in the order in which they were first seen.
         """
-        followed = {face.number: _moved(face, self._last, image) for face in self._faces if self._last is not None}
+        scale = min(1.0, _WORKING_LINES / image.shape[0])
+        small = _scaled(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), scale)
+        followed = {face.number: _moved(face.landmarks * scale, self._last, small) for face in self._faces}
         lost = [number for number, landmarks in followed.items() if landmarks is None]
         faces = [
-            face if (landmarks := followed[face.number]) is None else replace(face, landmarks=landmarks)
+            face if (landmarks := followed[face.number]) is None else replace(face, landmarks=landmarks / scale)
             for face in self._faces
         ]
         rhythm = DETECT_EVERY if faces else SEARCH_EVERY
         if lost or self._frame % rhythm == 0:
             faces = self._look(image, faces, lost)
-        self._faces, self._last, self._frame = faces, image, self._frame + 1
+        self._faces, self._last, self._frame = faces, small, self._frame + 1
         return [FollowedFace(face.number, face.landmarks) for face in faces]
 
     def _look(self, image: np.ndarray, faces: list[_Face], lost: list[int]) -> list[_Face]:
@@ -129,15 +132,16 @@ class FaceFollower:
         return [replace(face, landmarks=face.landmarks + np.array([left, top])) for face in found]
 
 
-def _moved(face: _Face, last: np.ndarray, image: np.ndarray) -> np.ndarray | None:
+def _moved(landmarks: np.ndarray, last: np.ndarray | None, grey: np.ndarray) -> np.ndarray | None:
     """A face's landmarks in the next picture; None where it can't be followed (a cut, something before it)."""
-    left, top, right, bottom = _surroundings(face.landmarks, image.shape)
-    if last.shape != image.shape or right - left < 8 or bottom - top < 8:
+    left, top, right, bottom = _surroundings(landmarks, grey.shape)
+    if last is None or last.shape != grey.shape or right - left < 8 or bottom - top < 8:
         return None
     scale = min(1.0, _WORKING_SIDE / (right - left))
-    before, after = (_scaled_grey(picture[top:bottom, left:right], scale) for picture in (last, image))
-    x0, y0, x1, _ = face_box(face.landmarks)
-    points = ((_POINTS * (x1 - x0) + [x0, y0] - [left, top]) * scale).astype(np.float32)[:, None]
+    before, after = (_scaled(picture[top:bottom, left:right], scale) for picture in (last, grey))
+    x0, y0, x1, _ = face_box(landmarks)
+    corner = np.array([left, top])
+    points = ((_POINTS * (x1 - x0) + [x0, y0] - corner) * scale).astype(np.float32)[:, None]
     there, seen, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **_FLOW)  # type: ignore[call-overload]
     back, seen_again, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **_FLOW)  # type: ignore[call-overload]
     good = (seen & seen_again).ravel().astype(bool) & (np.abs(back - points).max(axis=(1, 2)) < 1)
@@ -146,15 +150,11 @@ def _moved(face: _Face, last: np.ndarray, image: np.ndarray) -> np.ndarray | Non
     matrix, agreed = cv2.estimateAffinePartial2D(points[good], there[good], ransacReprojThreshold=1.5)
     if matrix is None or agreed.sum() < len(_POINTS) / 4:
         return None
-    corner = np.array([left, top])
-    moved = ((face.landmarks - corner) * scale) @ matrix[:, :2].T + matrix[:, 2]
-    return moved / scale + corner
+    return (((landmarks - corner) * scale) @ matrix[:, :2].T + matrix[:, 2]) / scale + corner
 
 
-def _scaled_grey(picture: np.ndarray, scale: float) -> np.ndarray:
-    if scale < 1:
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+def _scaled(picture: np.ndarray, scale: float) -> np.ndarray:
+    return picture if scale == 1 else cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def _surroundings(landmarks: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

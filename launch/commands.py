@@ -8,6 +8,7 @@ from tyro.conf import subcommand
 
 from launch.benchmarks.distillation import BenchmarkDistillation
 from launch.benchmarks.pipeline import BenchmarkPipeline
+from launch.benchmarks.streaming import BenchmarkStreaming
 from launch.benchmarks.train import BenchmarkTrain
 from launch.convert import Convert
 from launch.demo import Demo
@@ -65,7 +66,12 @@ def command_tree(preset: str | None) -> Any:
         report=Report,
         benchmark=(
             "Measure speed and worth, against the machine's limits and against others.",
-            _group(pipeline=BenchmarkPipeline, train=BenchmarkTrain, distillation=BenchmarkDistillation),
+            _group(
+                pipeline=BenchmarkPipeline,
+                train=BenchmarkTrain,
+                distillation=BenchmarkDistillation,
+                streaming=BenchmarkStreaming,
+            ),
         ),
         demo=Demo,
     )

@@ -20,6 +20,7 @@ from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
 from launch.benchmarks import torch_training, torch_twins
 from launch.benchmarks.our_step import OurRecurrent
+from launch.benchmarks.streaming import STEP, WHOLE, OurRecordings, OurStreamStep
 from launch.benchmarks.torch_training import Step
 from launch.benchmarks.workload import CLASS_WEIGHTS, Workload
 from launch.errors import LaunchError
@@ -219,3 +220,67 @@ def compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Tensor]) ->
             )
         largest = max(largest, float(difference))
     return {"largest_difference": largest, "tolerance": TOLERANCE}
+
+
+class TorchStreamStep:
+    """The twin of `streaming.OurStreamStep`: face network, voice and fusion, frame by frame."""
+
+    def __init__(self, ours: OurStreamStep) -> None:
+        model = ours.model
+        self.face = placed(twin(model.face.config), model.variables[0]).eval()
+        self.fusion = placed(twin(model.fusion.config), model.variables[1]).eval()  # type: ignore[union-attr]
+        self.signals = ours.signals
+        self.carry: Any = None
+
+    def step(self) -> dict[str, np.ndarray]:
+        """One frame; from its signals to numbers that can be read."""
+        faces, face_valid, sound, voice_valid = (torch.from_numpy(signal).to(device()) for signal in self.signals)
+        with torch.inference_mode():
+            seen = self.face(faces[0])
+            said = self.fusion(seen["embedding"][None], face_valid, sound, voice_valid, self.carry)
+            self.carry = said["carry"]
+            expression = torch.softmax(seen["expression"], dim=-1)[None]
+            shown = {"expression": expression, **{name: said[name] for name in ("valence_arousal", "spread")}}
+            return {name: value.cpu().numpy() for name, value in shown.items()}
+
+    def __call__(self, steps: int) -> float:
+        """Do so many. Returns the seconds they took."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        return time.perf_counter() - start
+
+
+class TorchRecordings:
+    """The twin of `streaming.OurRecordings`."""
+
+    def __init__(self, ours: OurRecordings) -> None:
+        self.network = placed(twin(ours.config), ours.variables).eval()
+        self.signals = [torch.from_numpy(signal).to(device()) for signal in ours.signals]
+
+    def outputs(self) -> dict[str, Any]:
+        """What the network says."""
+        with torch.inference_mode():
+            return self.network(*self.signals)
+
+    def __call__(self, steps: int) -> float:
+        """Do so many. Returns the seconds they took."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.outputs()
+        synchronize()
+        return time.perf_counter() - start
+
+
+def prove_stream(step: OurStreamStep, whole: OurRecordings) -> dict[str, dict[str, float]]:
+    """Show that the twins say the same, over some frames of a stream and over recordings. Raises LaunchError if not."""
+    theirs = TorchStreamStep(step)
+    for _ in range(EXAMPLES):
+        ours, answer = step.step()._asdict(), theirs.step()
+    step.carry = step.model.initial_carry()
+    recordings = whole.apply(whole.variables, *whole.signals)
+    names = ["valence_arousal", "spread"]
+    return {
+        STEP: compare(STEP, ours, {name: torch.from_numpy(value) for name, value in answer.items()}),
+        WHOLE: compare(WHOLE, {name: recordings[name] for name in names}, TorchRecordings(whole).outputs()),
+    }

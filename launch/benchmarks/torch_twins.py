@@ -1,12 +1,12 @@
-"""Our networks once more in PyTorch, with our weights: what the parity tests and `avemo benchmark train` compare with.
+"""Our networks once more in PyTorch, with our weights: what the parity tests and the benchmarks compare with.
 
 Whoever imports this needs torch (extra "benchmark"). Submodules bear the names of ours, so that weights find their
 places by name. Inputs and vectors have the shapes of ours; maps are BxCxHxW, as torch wants them.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch.nn import functional
 from avemo.labels import DIMENSIONS, EXPRESSIONS
 from avemo.log_mel import LOG_MEAN, LOG_SCALE, POWER_FLOOR, LogMelConfig, mel_filters
 from avemo.models.audio import AudioConfig
-from avemo.models.face import NORM_EPSILON, FaceConfig
-from avemo.models.fusion import SMALLEST_SPREAD, FusionConfig
+from avemo.models.face import BRIGHTNESS, NORM_EPSILON, FaceConfig
+from avemo.models.fusion import SMALLEST_SPREAD, FusionConfig, initial_carry
 from avemo.models.inception_resnet import InceptionResNetConfig
 from avemo.models.layers import BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, divisible
 from avemo.models.recurrent import RecurrentConfig
@@ -287,7 +287,7 @@ class FaceNetwork(nn.Module):
 
     def __init__(self, config: FaceConfig) -> None:
         super().__init__()
-        trunk = config.trunk
+        trunk, self.grey = config.trunk, config.colours == "grey"
         if not isinstance(trunk, InceptionResNetConfig | ResNetConfig):
             raise TypeError(f"{trunk} has no twin")
         self.trunk, channels = inception_resnet(trunk) if isinstance(trunk, InceptionResNetConfig) else resnet(trunk)
@@ -312,6 +312,8 @@ class FaceNetwork(nn.Module):
             What ours returns, but the maps BxCxHxW.
         """
         images = (images_BxHxWx3.permute(0, 3, 1, 2).float() - 127.5) / 128
+        if self.grey:
+            images = (images * images.new_tensor(BRIGHTNESS)[:, None, None]).sum(1, keepdim=True).expand_as(images)
         trunk_map = self.trunk(images)
         reduced_map = self.reduce(trunk_map)
         dense_map = reduced_map
@@ -346,12 +348,11 @@ class LogMel(nn.Module):
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filters", torch.from_numpy(mel_filters(config)).float(), persistent=False)
 
-    def forward(self, waveform_BxN: Tensor) -> Tensor:
-        """Map sound BxN to BxSxM."""
+    def forward(self, waveform_BxN: Tensor, before_BxP: Tensor) -> Tensor:
+        """Map sound BxN, and the samples before it, to BxSxM."""
         window, hop = self.config.window_size, self.config.hop_size
         steps = waveform_BxN.shape[1] // hop
-        padded = functional.pad(waveform_BxN, (window - hop, 0))
-        framed_BxSxW = padded.unfold(1, window, hop)[:, :steps]
+        framed_BxSxW = torch.cat([before_BxP, waveform_BxN], dim=1).unfold(1, window, hop)[:, :steps]
         spectrum = torch.fft.rfft(framed_BxSxW * self.window, self.config.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
         return (torch.log((power @ self.filters).clamp(min=POWER_FLOOR)) - LOG_MEAN) / LOG_SCALE
@@ -371,20 +372,23 @@ class AudioEncoder(nn.Module):
             self.add_module(f"temporal_{i}", nn.Conv1d(config.features, config.features, 3, dilation=dilation))
         self.norm = layer_norm(config.features)
 
-    def convolve(self, name: str, frames_BxTxD: Tensor, padding: int) -> Tensor:
-        """A convolution over time, padded on the left; frames stand where torch has channels last."""
-        padded_BxDxT = functional.pad(frames_BxTxD.transpose(1, 2), (padding, 0))
-        return self.get_submodule(name)(padded_BxDxT).transpose(1, 2)
+    def forward(self, log_mel_BxSxM: Tensor, carry: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Map BxSxM to BxTxD, with what each convolution needs of the steps before, and return what comes after."""
+        before, after = iter(carry), []
 
-    def forward(self, log_mel_BxSxM: Tensor) -> Tensor:
-        """Map BxSxM to BxTxD."""
+        def convolve(name: str, new_BxTxD: Tensor) -> Tensor:
+            kept_BxPxD = next(before)
+            whole_BxTxD = torch.cat([kept_BxPxD.to(new_BxTxD.dtype), new_BxTxD], dim=1)
+            after.append(whole_BxTxD[:, whole_BxTxD.shape[1] - kept_BxPxD.shape[1] :])
+            return self.get_submodule(name)(whole_BxTxD.transpose(1, 2)).transpose(1, 2)
+
         frames = log_mel_BxSxM
         for i in range(2):
-            frames = functional.relu(self.get_submodule(f"norm_{i}")(self.convolve(f"conv_{i}", frames, 1)))
-        for i, dilation in enumerate(self.config.dilations):
+            frames = functional.relu(self.get_submodule(f"norm_{i}")(convolve(f"conv_{i}", frames)))
+        for i in range(len(self.config.dilations)):
             new = functional.relu(self.get_submodule(f"temporal_norm_{i}")(frames))
-            frames = frames + self.convolve(f"temporal_{i}", new, 2 * dilation)
-        return self.norm(frames)
+            frames = frames + convolve(f"temporal_{i}", new)
+        return self.norm(frames), after
 
 
 def layer_norm(features: int) -> nn.LayerNorm:
@@ -409,8 +413,16 @@ class Modality(nn.Module):
         return torch.where(valid_BxTx1, frames, self.missing.to(frames.dtype))
 
 
+class FusionCarry(NamedTuple):
+    """Twin of `avemo.models.fusion.FusionCarry`; None is a recurrent core at rest."""
+
+    sound: Tensor
+    audio: list[Tensor]
+    recurrent: Any
+
+
 class FusionNetwork(nn.Module):
-    """Twin of `avemo.models.fusion.FusionNetwork` for whole sequences; the recurrent core is torch's own."""
+    """Twin of `avemo.models.fusion.FusionNetwork`; the recurrent core is torch's own."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__()
@@ -425,15 +437,31 @@ class FusionNetwork(nn.Module):
         self.spread = nn.Linear(config.recurrent.features, len(DIMENSIONS))
 
     def forward(
-        self, face_BxTxD: Tensor, face_valid_BxT: Tensor, waveform_BxN: Tensor, voice_valid_BxT: Tensor
-    ) -> dict[str, Tensor]:
-        """Predict valence and arousal, and their spread, BxTx2 each."""
-        voice = self.voice(self.audio(self.log_mel(waveform_BxN)), voice_valid_BxT)
+        self,
+        face_BxTxD: Tensor,
+        face_valid_BxT: Tensor,
+        waveform_BxN: Tensor,
+        voice_valid_BxT: Tensor,
+        carry: FusionCarry | None = None,
+    ) -> dict[str, Any]:
+        """Predict valence and arousal, and their spread, BxTx2 each; "carry" is for the frames that follow."""
+        carry = carry or self.initial_carry(len(waveform_BxN), waveform_BxN.device)
+        log_mel = self.log_mel(waveform_BxN, carry.sound)
+        last_sound = torch.cat([carry.sound, waveform_BxN], dim=1)[:, waveform_BxN.shape[1] :]
+        audio, audio_carry = self.audio(log_mel, carry.audio)
+        voice = self.voice(audio, voice_valid_BxT)
         fused = self.dropout(torch.cat([self.face(face_BxTxD, face_valid_BxT), voice], dim=-1))
         with torch.autocast(waveform_BxN.device.type, enabled=False):  # float32 from here, as ours
-            hidden, _ = self.recurrent(fused.float())
+            hidden, recurrent_carry = self.recurrent(fused.float(), carry.recurrent)
             hidden = self.dropout(hidden)
             return {
                 "valence_arousal": torch.tanh(self.valence_arousal(hidden)),
                 "spread": functional.softplus(self.spread(hidden.detach())) + SMALLEST_SPREAD,
+                "carry": FusionCarry(last_sound, audio_carry, recurrent_carry),
             }
+
+    def initial_carry(self, batch: int, device: torch.device) -> FusionCarry:
+        """Silence, and networks at rest."""
+        ours = initial_carry(self.config, batch)
+        zeros = lambda value: torch.zeros(value.shape, device=device)
+        return FusionCarry(zeros(ours.sound), [zeros(state) for state in ours.audio], None)
