@@ -14,6 +14,7 @@ from launch.convert import Convert
 from launch.demo import Demo
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
+from launch.export import Export
 from launch.fetch import Fetch
 from launch.inspect import Inspect
 from launch.predict import Predict
@@ -63,6 +64,7 @@ def command_tree(preset: str | None) -> Any:
         convert=Convert,
         evaluate=Evaluate,
         predict=Predict,
+        export=Export,
         report=Report,
         benchmark=(
             "Measure speed and worth, against the machine's limits and against others.",

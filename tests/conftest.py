@@ -38,6 +38,16 @@ def tiny(tmp_path_factory):
     return Tiny(root / "corpora", root / "data")
 
 
+@pytest.fixture(scope="session")
+def face(tiny, tmp_path_factory):
+    """The finished run of a tiny teacher."""
+    run = tmp_path_factory.mktemp("face") / "teacher"
+    size = ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--network.reduced-channels", "16"]
+    size += ["--network.growth", "8", "--batch-size", "8", "--triplet-batch-size", "4", "--steps", "2"]
+    avemo("train", "teacher", "--data", tiny.data, "--out", run, "--preset", "demo", *size)
+    return run
+
+
 def avemo(*arguments):
     """Run the command line in this process; the user's errors come as SystemExit, as the shell would see them."""
     from launch import cli

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from avemo.labels import DIMENSIONS, EXPRESSIONS
 from avemo.models.densenet import DenseLayer, DenseNetConfig
 from avemo.models.inception_resnet import InceptionResNetConfig
-from avemo.models.layers import ConvNorm, DType
+from avemo.models.layers import ConvNorm, DType, TrainingDType
 from avemo.models.mobilenet import MobileNetConfig
 from avemo.models.resnet import ResNetConfig
 
@@ -56,7 +56,7 @@ class FaceConfig:
     growth: int = 64
     embedding_size: int = 128
     triplet_size: int = 32
-    dtype: DType = "float32"
+    dtype: TrainingDType = "float32"
 
     def __post_init__(self) -> None:
         for name in ("reduced_channels", "growth", "embedding_size", "triplet_size"):
@@ -93,9 +93,11 @@ class FaceNetwork(nn.Module):
 
     Attributes:
         config: Size of the network.
+        dtype: Compute dtype; None takes the configuration's.
     """
 
     config: FaceConfig
+    dtype: DType | None = None
 
     @nn.compact
     def __call__(
@@ -122,12 +124,12 @@ class FaceNetwork(nn.Module):
                 f"images have shape {images_BxHxWx3.shape}; expected (batch, {config.image_size}, "
                 f"{config.image_size}, 3)"
             )
-        dtype = config.dtype
+        dtype = self.dtype or config.dtype
         images_BxHxWx3 = normalise(images_BxHxWx3)
         if config.colours == "grey":
             images_BxHxWx3 = grey(images_BxHxWx3)
         if config.input_size != config.image_size:
-            shape = (len(images_BxHxWx3), config.input_size, config.input_size, 3)
+            shape = (images_BxHxWx3.shape[0], config.input_size, config.input_size, 3)
             images_BxHxWx3 = jax.image.resize(images_BxHxWx3, shape, "linear")  # with antialiasing
         images_BxHxWx3 = images_BxHxWx3.astype(dtype)
 

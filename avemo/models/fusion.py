@@ -16,7 +16,7 @@ from avemo.labels import DIMENSIONS, FRAME_RATE_HZ
 from avemo.log_mel import LogMelConfig, log_mel
 from avemo.models.audio import STEPS_PER_FRAME, AudioCarry, AudioConfig, AudioEncoder
 from avemo.models.audio import initial_carry as initial_audio_carry
-from avemo.models.layers import DType, float32_bias
+from avemo.models.layers import DType, TrainingDType, float32_bias
 from avemo.models.recurrent import Carry as RecurrentCarry
 from avemo.models.recurrent import Recurrent, RecurrentConfig
 from avemo.models.recurrent import initial_carry as initial_recurrent_carry
@@ -45,7 +45,7 @@ class FusionConfig:
     projection: int = 64
     recurrent: RecurrentConfig = field(default_factory=RecurrentConfig)
     dropout: float = 0.2
-    dtype: DType = "float32"
+    dtype: TrainingDType = "float32"
 
     def __post_init__(self) -> None:
         if self.face_size < 1 or self.projection < 1:
@@ -126,9 +126,11 @@ class FusionNetwork(nn.Module):
 
     Attributes:
         config: Size of the network.
+        dtype: Compute dtype, see `FusionConfig`; None takes the configuration's.
     """
 
     config: FusionConfig
+    dtype: DType | None = None
 
     @nn.compact
     def __call__(
@@ -168,7 +170,7 @@ class FusionNetwork(nn.Module):
             )
         if carry is None:
             carry = initial_carry(config, batch)
-        dtype = config.dtype
+        dtype = self.dtype or config.dtype
 
         log_mel_BxSxM = log_mel(waveform_BxN, config.log_mel, carry.sound)
         last_sound_BxP = jnp.concatenate([carry.sound, waveform_BxN], axis=1)[:, waveform_BxN.shape[1] :]

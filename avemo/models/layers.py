@@ -11,8 +11,11 @@ import numpy as np
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-DType = Literal["float32", "bfloat16"]
+TrainingDType = Literal["float32", "bfloat16"]
 """Names of the compute dtypes that a configuration may ask for; parameters are always float32."""
+
+DType = Literal["float32", "bfloat16", "float16"]
+"""Those that a network can be run in. None is trained in float16: its gradients would vanish (they end at 6e-8)."""
 
 BATCH_NORM_MOMENTUM = 0.9
 """Share of the running statistics kept at each step; facenet-pytorch's 0.1 in torch's way of counting."""
@@ -142,7 +145,9 @@ def convolve(
         BxhxwxF.
     """
     if kernel_hxwxCxF.shape[:2] == (1, 1):
-        return maps_BxHxWxC[:, :: strides[0], :: strides[1]] @ kernel_hxwxCxF[0, 0]
+        if max(strides) > 1:  # by a slice, since indexing gathers where the size of the batch is a symbol
+            maps_BxHxWxC = jax.lax.slice(maps_BxHxWxC, (0,) * 4, maps_BxHxWxC.shape, (1, *strides, 1))
+        return maps_BxHxWxC @ kernel_hxwxCxF[0, 0]
     return jax.lax.conv_general_dilated(maps_BxHxWxC, kernel_hxwxCxF, strides, padding, **settings)
 
 

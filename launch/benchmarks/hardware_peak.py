@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from avemo.models.layers import DType
+from avemo.models.layers import TrainingDType
 
 SIDES = {"cpu": 2048, "accelerator": 8192}
 """Rows and columns of the matrices whose product is timed; large enough that nothing but the product counts."""
@@ -18,7 +18,7 @@ REPEATS = 10
 """Runs within one timing, so that the start of a run doesn't count."""
 
 
-def measure_peak(dtype: DType, rounds: int) -> dict[str, list[float]]:
+def measure_peak(dtype: TrainingDType, rounds: int) -> dict[str, list[float]]:
     """Time a large matrix product and a large copy on the first device.
 
     Args:

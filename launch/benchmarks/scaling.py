@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from avemo.models.layers import DType
+from avemo.models.layers import TrainingDType
 from launch.benchmarks.collectives import by_kind, collectives, gradient_reductions
 from launch.benchmarks.our_step import OurStep
 from launch.benchmarks.stopwatch import in_turn
@@ -30,7 +30,7 @@ def device_counts() -> list[int]:
     return [count for count in DEVICES if platform == "cpu" or count <= jax.device_count()]
 
 
-def measure_on(count: int, stage: StageName, preset: Preset, dtype: DType, rounds: int, round_s: float) -> dict:
+def measure_on(count: int, stage: StageName, preset: Preset, dtype: TrainingDType, rounds: int, round_s: float) -> dict:
     """Measure a stage's step on so many devices, in a new process; the batch stays what it is.
 
     Returns:
@@ -56,7 +56,7 @@ def _only(count: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[:count])}
 
 
-def measure(stage: StageName, preset: Preset, dtype: DType, rounds: int, round_s: float) -> dict[str, Any]:
+def measure(stage: StageName, preset: Preset, dtype: TrainingDType, rounds: int, round_s: float) -> dict[str, Any]:
     """What `measure_on` returns, on all devices of this process."""
     work, mesh = make_workload(stage, preset, dtype), data_mesh()
     check_batch_size(mesh, 1, batch_size=work.config.batch_size)

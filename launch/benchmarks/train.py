@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from avemo.models.layers import DType
+from avemo.models.layers import TrainingDType
 from avemo.stages.fusion import FusionTraining
 from launch.benchmarks import scaling
 from launch.benchmarks.hardware_peak import measure_peak
@@ -63,7 +63,7 @@ class BenchmarkTrain:
     out: Path
     preset: Preset = "demo"
     stages: tuple[StageName, ...] = get_args(StageName)
-    dtype: DType = "float32"
+    dtype: TrainingDType = "float32"
     rounds: int = 5
     round_s: float = 2.0
     scaling: bool = False
@@ -197,7 +197,7 @@ def torch_absence() -> str | None:
     return absence()
 
 
-def torch_settings(dtype: DType) -> dict[str, str]:
+def torch_settings(dtype: TrainingDType) -> dict[str, str]:
     """How PyTorch's side runs."""
     from launch.benchmarks.torch_peer import settings
 

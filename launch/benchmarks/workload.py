@@ -9,7 +9,7 @@ import numpy as np
 
 from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME, TRIPLET_KINDS
 from avemo.models.face import FaceNetwork, init_variables
-from avemo.models.layers import DType
+from avemo.models.layers import TrainingDType
 from avemo.stages import fusion, student, teacher
 from avemo.stages.fusion import FusionTraining
 from avemo.stages.student import Distillation
@@ -48,7 +48,7 @@ class Workload:
     taught_by: FaceTraining | None = None
 
 
-def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
+def make_workload(name: StageName, preset: Preset, dtype: TrainingDType) -> Workload:
     """The training step of a stage as a preset has it, but for the compute dtype."""
     config = _with_dtype(PRESETS[name][preset], dtype)
     if isinstance(config, FusionTraining):
@@ -64,7 +64,7 @@ def make_workload(name: StageName, preset: Preset, dtype: DType) -> Workload:
     return Workload(config, stage, batch, images, "images", taught_by)
 
 
-def _with_dtype(config: Any, dtype: DType) -> Any:
+def _with_dtype(config: Any, dtype: TrainingDType) -> Any:
     return replace(config, network=replace(config.network, dtype=dtype))
 
 

@@ -18,15 +18,6 @@ FUSION = ["--preset", "demo", "--steps", "4", "--batch-size", "2", "--window-s",
 FUSION += ["--annotation-delay-s", "1", "1", "--network.audio.features", "8", "--network.recurrent.features", "8"]
 
 
-@pytest.fixture(scope="module")
-def face(tiny, tmp_path_factory):
-    run = tmp_path_factory.mktemp("face") / "teacher"
-    size = ["--network.trunk.width", "0.125", "--network.dense-layers", "1", "--network.reduced-channels", "16"]
-    size += ["--network.growth", "8", "--batch-size", "8", "--triplet-batch-size", "4", "--steps", "2"]
-    avemo("train", "teacher", "--data", tiny.data, "--out", run, "--preset", "demo", *size)
-    return run
-
-
 def train(tiny, face, out, *settings):
     avemo("train", "fusion", "--data", tiny.data, "--face", face, "--out", out, *FUSION, *settings)
 
