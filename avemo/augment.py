@@ -38,28 +38,33 @@ class AugmentConfig:
 
 
 def augment(
-    keys_B: Key[Array, " B"], images_BxHxWx3: UInt8[Array, "B H W 3"], size: int, config: AugmentConfig
-) -> Float[Array, "B size size 3"]:
+    keys_B: Key[Array, " B"],
+    images_BxHxWxC: UInt8[Array, "B H W C"] | Float[Array, "B H W C"],
+    size: int,
+    config: AugmentConfig,
+) -> Float[Array, "B size size C"]:
     """A random crop of `size` pixels, a mirror image half of the time, and random place, light and colour.
 
     A face and its key give the same, whatever the rest of the batch.
 
     Returns float32 in 0 … 255. Raises ValueError where the images are smaller than `size`.
     """
-    _, height, width, _ = images_BxHxWx3.shape
+    _, height, width, _ = images_BxHxWxC.shape
     _check_size(height, width, size)
-    return jax.vmap(lambda key, image: _augment(key, image, size, config))(keys_B, images_BxHxWx3)
+    return jax.vmap(lambda key, image: _augment(key, image, size, config))(keys_B, images_BxHxWxC)
 
 
-def _augment(key: Array, image_HxWx3: Array, size: int, config: AugmentConfig) -> Array:
-    height, width, _ = image_HxWx3.shape
+def _augment(key: Array, image_HxWxC: Array, size: int, config: AugmentConfig) -> Array:
+    height, width, _ = image_HxWxC.shape
     top_key, left_key, flip_key, bright_key, contrast_key, grey_key, warp_key, erase_key = jax.random.split(key, 8)
     top = jax.random.randint(top_key, (), 0, height - size + 1)
     left = jax.random.randint(left_key, (), 0, width - size + 1)
     if config.zoom or config.rotation or config.shift:
-        image = _warp(warp_key, image_HxWx3, top, left, size, config)
+        image = _warp(warp_key, image_HxWxC, top, left, size, config)
     else:
-        image = jax.lax.dynamic_slice(image_HxWx3, (top, left, 0), (size, size, 3)).astype(jnp.float32)
+        image = jax.lax.dynamic_slice(image_HxWxC, (top, left, 0), (size, size, image_HxWxC.shape[-1])).astype(
+            jnp.float32
+        )
 
     image = jnp.where(jax.random.bernoulli(flip_key, 0.5), image[:, ::-1], image)
     image = jnp.where(jax.random.bernoulli(grey_key, config.grey), image.mean(-1, keepdims=True), image)
@@ -70,7 +75,7 @@ def _augment(key: Array, image_HxWx3: Array, size: int, config: AugmentConfig) -
     return _erase(erase_key, image, config.erase) if config.erase else image
 
 
-def _warp(key: Array, image_HxWx3: Array, top: Array, left: Array, size: int, config: AugmentConfig) -> Array:
+def _warp(key: Array, image_HxWxC: Array, top: Array, left: Array, size: int, config: AugmentConfig) -> Array:
     """The crop at (top, left), zoomed, turned and moved (bilinear); the picture's edge goes on beyond the picture."""
     zoom, turn, down, right = jax.random.uniform(key, (4,), minval=-1.0)
     scale = jnp.exp(config.zoom * zoom)
@@ -80,16 +85,16 @@ def _warp(key: Array, image_HxWx3: Array, top: Array, left: Array, size: int, co
     rows = scale * (jnp.cos(angle) * y - jnp.sin(angle) * x) + top + middle + config.shift * size * down
     columns = scale * (jnp.sin(angle) * y + jnp.cos(angle) * x) + left + middle + config.shift * size * right
     sample = lambda channel: map_coordinates(channel, [rows, columns], order=1, mode="nearest")
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image_HxWx3.astype(jnp.float32))
+    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image_HxWxC.astype(jnp.float32))
 
 
-def _erase(key: Array, image_SxSx3: Array, share: float) -> Array:
+def _erase(key: Array, image_SxSxC: Array, share: float) -> Array:
     """Paint over a square whose middle may lie anywhere; what reaches over the edge is cut off."""
-    size = image_SxSx3.shape[0]
+    size = image_SxSxC.shape[0]
     middle = size * jax.random.uniform(key, (2,))
     near = jnp.abs(jnp.arange(size) + 0.5 - middle[:, None]) < share * size / 2
     square = near[0][:, None, None] & near[1][None, :, None]
-    return jnp.where(square, image_SxSx3.mean(), image_SxSx3)
+    return jnp.where(square, image_SxSxC.mean(), image_SxSxC)
 
 
 def centre_crop(images_BxHxWx3: UInt8[Array, "*B H W 3"], size: int) -> UInt8[Array, "*B size size 3"]:

@@ -1,7 +1,7 @@
 """The face network: a trunk, densely connected layers, a 128-d embedding, and linear heads on it."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -64,8 +64,6 @@ class FaceConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.dense_layers < 0:
             raise ValueError(f"dense_layers is {self.dense_layers}; it can't be negative")
-        if self.colours not in get_args(Colours):
-            raise ValueError(f"colours is {self.colours!r}; it must be one of {', '.join(get_args(Colours))}")
         if not 1 <= self.input_size <= self.image_size:
             raise ValueError(f"resolution is {self.resolution}; it must lie within 1 and image_size {self.image_size}")
         if self.trunk.map_size(self.input_size) < 1:

@@ -16,7 +16,7 @@ import numpy as np
 from avemo import losses, metrics
 from avemo.augment import AugmentConfig, augment, centre_crop
 from avemo.labels import EXPRESSIONS
-from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, init_variables
+from avemo.models.face import PAPER_TEACHER, FaceConfig, FaceNetwork, grey, init_variables
 from avemo.training import Batch, Optimizer, OptimizerConfig, TrainState, in_pieces, new_state, stream_key
 
 Outputs = Mapping[str, jax.Array]
@@ -130,7 +130,7 @@ def training_faces(
         images.append(part["image"].reshape(-1, *part["image"].shape[-3:]))
         keys.append(_view_keys(stream, face, epoch, seed, views))
         ways.append(_view_keys(f"{stream} either way", face, epoch, seed, views=0))
-    faces = augment(jnp.concatenate(keys), jnp.concatenate(images), config.network.image_size, config.augment)
+    faces = _varied(jnp.concatenate(keys), jnp.concatenate(images), config)
     if not either_way:
         return faces
     mirrored_B = jax.vmap(jax.random.bernoulli)(jnp.concatenate(ways))
@@ -151,7 +151,16 @@ def vary(
         views: how many there are.
     """
     keys = _view_keys(stream, face_B, jnp.full_like(face_B, view), VIEWS_SEED, views)
-    return augment(keys, images, config.network.image_size, config.augment)
+    return _varied(keys, images, config)
+
+
+def _varied(keys_B: jax.Array, images_BxHxWx3: jax.Array, config: FaceTraining) -> jax.Array:
+    """Faces varied; of a network that looks at brightness alone, only that is, for a third of the work."""
+    size, colours = config.network.image_size, config.network.colours
+    if colours == "rgb":
+        return augment(keys_B, images_BxHxWx3, size, config.augment)
+    brightness_BxHxWx1 = grey(images_BxHxWx3.astype(jnp.float32))[..., :1]
+    return jnp.repeat(augment(keys_B, brightness_BxHxWx1, size, config.augment), 3, axis=-1)
 
 
 def _view_keys(stream: str, face_B: jax.Array, epoch_B: jax.Array, seed: int, views: int) -> jax.Array:

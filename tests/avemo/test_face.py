@@ -202,3 +202,12 @@ def test_images_of_another_size_are_refused(variables):
 def test_impossible_sizes_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         FaceConfig(**wrong)
+
+
+def test_a_grey_network_sees_coloured_and_grey_faces_alike(variables):
+    batch = images(TINY)
+    brightness = (batch * jnp.array([0.299, 0.587, 0.114])).sum(-1, keepdims=True)
+    config = dataclasses.replace(TINY, colours="grey")
+    coloured = infer(variables, batch, config)["embedding"]
+    np.testing.assert_allclose(coloured, infer(variables, jnp.repeat(brightness, 3, -1))["embedding"], atol=1e-4)
+    assert not np.allclose(coloured, infer(variables, batch)["embedding"], atol=1e-2)

@@ -164,6 +164,16 @@ def test_faces_are_varied_by_their_place_and_epoch_and_with_views_by_nothing_els
     assert not jnp.array_equal(varied(1, views=3), varied(2, views=3))
 
 
+def test_for_a_grey_network_grey_faces_are_varied_as_for_one_that_sees_colours():
+    batch = faces()
+    batch = {name: part | {"image": jnp.repeat(part["image"][..., :1], 3, axis=-1)} for name, part in batch.items()}
+    augment = AugmentConfig(zoom=0.2, rotation=10.0, shift=0.1, erase=0.3)
+    in_colours = replace(TRAINING, augment=augment)
+    in_grey = replace(in_colours, network=replace(NETWORK, colours="grey"))
+    found, expected = (supervision.training_faces(batch, config, 0) for config in (in_grey, in_colours))
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
 def test_a_view_is_shown_either_way_round_anew_in_every_epoch():
     batch = faces()
     at_epoch = lambda epoch: {name: part | {"epoch": part["epoch"] + epoch} for name, part in batch.items()}
