@@ -265,7 +265,7 @@ class Summary:
             self.notes.append("no face was found")
         if self._listens and not self._with_voice:
             self.notes.append("its sound is silent throughout: told from the face alone")
-        elif self.kind == "video" and not self._listens:
+        elif self.kind == "video" and contents is not None and not contents.sound:
             self.notes.append("without sound: told from the face alone")
         return {
             "input": name,
