@@ -3,11 +3,12 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import rich
 from rich.markup import escape
@@ -40,14 +41,41 @@ SUMMARY_FILE = "summary.json"
 OUTCOMES_FILE = "outcomes.json"
 PAGE_FILE = "page.html"
 
-KINDS = {
-    "video": ".mp4 .mov .m4v .mkv .webm .avi .wmv .flv .mpg .mpeg .ts .mts .3gp .ogv",
-    "sound": ".wav .flac .mp3 .m4a .aac .ogg .opus .wma .aiff",
-    "picture": ".jpg .jpeg .png .bmp .webp .tif .tiff",
-}
-"""What is looked for in folders, by the end of its name; what is in a file, is seen by looking into it."""
-
-_SUFFIXES = frozenset(" ".join(KINDS.values()).split())
+SUFFIXES = frozenset(
+    [
+        ".mp4",
+        ".mov",
+        ".m4v",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".wmv",
+        ".flv",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".mts",
+        ".3gp",
+        ".ogv",
+        ".wav",
+        ".flac",
+        ".mp3",
+        ".m4a",
+        ".aac",
+        ".ogg",
+        ".opus",
+        ".wma",
+        ".aiff",
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".bmp",
+        ".webp",
+        ".tif",
+        ".tiff",
+    ]
+)
+"""How the names of files end that are taken from folders; what a file holds, is seen by looking into it."""
 
 _DECODED_AHEAD = 16
 """Pictures and bits of sound that another thread decodes in advance."""
@@ -104,7 +132,7 @@ class Predict:
             predict_live(model, self.inputs[0], self.faces, self.modalities, self.out)
             return
         out = self.out or Path("predictions")
-        found, unknown = find_inputs(self.inputs)
+        found, unknown = find_inputs(self.inputs, out)
         outcomes = [Outcome(str(path), "skipped", ["no kind of file that is known here"]) for path in unknown]
         for name, path in tqdm(found.items(), desc="predict", unit="file", disable=len(found) < 2):
             outcomes.append(self._predict(model, name, path, out / name))
@@ -137,8 +165,10 @@ class Predict:
                     folder / PAGE_FILE, path.name, path, joined(shown), [*warning, *map(sentence, summary.notes)]
                 )
             write_json(folder / SUMMARY_FILE, content | {"made_from": made_from})
-        except (DataError, OSError) as error:
-            return Outcome(str(path), "failed", [str(error)])
+        except (DataError, OSError, cv2.error) as error:
+            with suppress(OSError):
+                folder.rmdir()  # where nothing came of it
+            return Outcome(str(path), "failed", [" ".join(str(error).split())])
         return Outcome(str(path), "partly" if summary.broken else "predicted", summary.notes)
 
     def _made_from(self, path: Path) -> dict[str, Any]:
@@ -176,8 +206,10 @@ class Predict:
             raise DataError(f"{path}: not one frame can be decoded; fetch the file anew")
 
 
-def find_inputs(inputs: tuple[str, ...]) -> tuple[dict[str, Path], list[Path]]:
+def find_inputs(inputs: tuple[str, ...], out: Path) -> tuple[dict[str, Path], list[Path]]:
     """The files that are meant, by the name of the folder for their results; and those in folders that aren't known.
+
+    What lies in the folder for results is not looked at.
 
     Raises:
         LaunchError: an input isn't there, a folder holds nothing that is known, or two files would have one name.
@@ -187,8 +219,9 @@ def find_inputs(inputs: tuple[str, ...]) -> tuple[dict[str, Path], list[Path]]:
     for given in map(Path, inputs):
         if not given.exists():
             raise LaunchError(f"{given} isn't there")
-        files = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
-        known = [path for path in files if path.suffix.lower() in _SUFFIXES or path == given]
+        there = (path for path in given.rglob("*") if path.is_file() and out.absolute() not in path.absolute().parents)
+        files = sorted(there) if given.is_dir() else [given]
+        known = [path for path in files if path.suffix.lower() in SUFFIXES or path == given]
         if not known:
             raise LaunchError(f"{given} holds no video, sound or picture: name files, or a folder that does")
         unknown += [path for path in files if path not in known]

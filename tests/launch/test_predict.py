@@ -294,6 +294,26 @@ def test_what_cannot_be_predicted_is_told_and_the_rest_goes_on(run, portraits, t
     assert "can't be opened" in outcomes["cut.mp4"]["notes"][0]
     assert summary_of(out / "picture.mp4")["kind"] == "picture"
     assert "text.mp4" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["good.mp4", "outcomes.json", "picture.mp4"]
+
+
+def test_results_within_the_folder_are_no_inputs(run, portraits, tmp_path):
+    write(tmp_path / "a.mp4", [portraits.one] * 5)
+    for _ in range(2):
+        out = run(tmp_path)
+        assert [each["input"] for each in json.loads((out / "outcomes.json").read_text())] == [str(tmp_path / "a.mp4")]
+
+
+def test_a_detector_that_fails_is_told(run, portraits, tmp_path, monkeypatch):
+    def fail(self, image):
+        raise cv2.error("assertion\nfailed")
+
+    monkeypatch.setattr("launch.prediction.FaceFollower.follow", fail)
+    write(tmp_path / "a.mp4", [portraits.one] * 5)
+    with pytest.raises(SystemExit, match="1 of 1"):
+        run(tmp_path / "a.mp4")
+    (outcome,) = json.loads((tmp_path / "out/outcomes.json").read_text())
+    assert outcome["notes"] == ["assertion failed"]
 
 
 def test_of_a_video_that_breaks_off_what_there_is_is_predicted(run, portraits, tmp_path):
