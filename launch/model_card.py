@@ -107,6 +107,7 @@ def what_it_was(record: RunRecord) -> dict[str, Any]:
     network = record.config["network"]
     return {name: getattr(record, name) for name in kept} | {
         "network": network,
+        "learned_valence_arousal": record.rates,
         "trained_on": without_paths(record.inputs),
     }
 
@@ -182,6 +183,8 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         f"Expressions stand in this order: {', '.join(card['expressions'])}. Valence comes before arousal.",
         "",
     ]
+    if not run.get("face_network", run)["learned_valence_arousal"]:
+        lines += ["The face network has not learned valence and arousal: what it gives there means nothing.", ""]
     if "sound" in card:
         lines += ["## Recordings", "", *table(("", ""), _time_rows(card)), "", f"State: {card['state']}.", ""]
     lines += ["## Trained on", "", *table(("", "fingerprint (SHA-256) or setting"), _training_rows(run)), ""]

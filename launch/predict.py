@@ -41,40 +41,10 @@ SUMMARY_FILE = "summary.json"
 OUTCOMES_FILE = "outcomes.json"
 PAGE_FILE = "page.html"
 
-SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".mov",
-        ".m4v",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".wmv",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".mts",
-        ".3gp",
-        ".ogv",
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".m4a",
-        ".aac",
-        ".ogg",
-        ".opus",
-        ".wma",
-        ".aiff",
-        ".jpg",
-        ".jpeg",
-        ".png",
-        ".bmp",
-        ".webp",
-        ".tif",
-        ".tiff",
-    ]
-)
+_VIDEO = ".mp4 .mov .m4v .mkv .webm .avi .wmv .flv .mpg .mpeg .ts .mts .3gp .ogv"
+_SOUND = ".wav .flac .mp3 .m4a .aac .ogg .opus .wma .aiff"
+_PICTURE = ".jpg .jpeg .png .bmp .webp .tif .tiff"
+SUFFIXES = frozenset(f"{_VIDEO} {_SOUND} {_PICTURE}".split())
 """How the names of files end that are taken from folders; what a file holds, is seen by looking into it."""
 
 _DECODED_AHEAD = 16
