@@ -58,16 +58,17 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
     for part, seconds in time_networks(model).items():
         latency.add(part, seconds)
     arrivals = Arrivals()
-    played = ahead(video.play(opened, pictures=has_video, sound=has_sound), _DECODED_AHEAD)
+    played = video.play(opened, pictures=has_video, sound=has_sound)
     if isinstance(opened, Path):
         played = paced(played)
+    come = ahead(arrivals.of(played), _DECODED_AHEAD)
     told_s: dict[int, float] = {}
     with Interruption("") as interruption, ExitStack() as files:
         write = None
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             write = files.enter_context(frame_file(out / FILE_NAMES["csv"], "csv"))
-        for trace in predict_stream(model, arrivals.of(played), has_video, has_sound, faces, 1, latency):
+        for trace in predict_stream(model, come, has_video, has_sound, faces, 1, latency):
             latency.add("from its arrival to its prediction", arrivals.age_s(trace.first_frame))
             if write is not None:
                 write(columns_of(trace))
