@@ -83,6 +83,7 @@ def face_step(
 
 def fused_step(
     networks: tuple[FaceNetwork, FusionNetwork],
+    uses: tuple[bool, bool],
     variables: tuple[Any, Any],
     carry: FusionCarry,
     faces_BxTxHxWx3: UInt8[Array, "B T H W 3"],
@@ -94,6 +95,7 @@ def fused_step(
 
     Args:
         networks: Face and fusion network.
+        uses: Whether the fusion has learned from faces, and from sound; what it hasn't learned from is masked.
         variables: Theirs, in the same order.
         carry: What the step before returned; `avemo.models.fusion.initial_carry` at the beginning.
         faces_BxTxHxWx3: RGB face crops of the face network's size; anything where there is no face.
@@ -107,7 +109,7 @@ def fused_step(
     seen = see(networks[0], variables[0], faces_BxTxHxWx3, face_valid_BxT)
     outputs: Any = networks[1].apply(
         variables[1],
-        *(seen.embedding, face_valid_BxT, waveform_BxN, voice_valid_BxT),
+        *(seen.embedding, face_valid_BxT & uses[0], waveform_BxN, voice_valid_BxT & uses[1]),
         train=False,
         carry=carry,
     )

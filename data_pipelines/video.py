@@ -250,7 +250,6 @@ class _Ears:
         self._rate_hz = stream.rate
         self._as_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         self._resampler = soxr.ResampleStream(stream.rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
-        self._start = start
         self._end = _seconds(stream)
         self._surplus = round((start - self._end) * self._rate_hz)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,15 @@ import numpy as np
 from avemo.labels import EXPRESSIONS, FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from avemo.log_mel import log_mel
 from avemo.models.audio import AudioEncoder
+from avemo.stages.fusion import Modalities
 from avemo.streaming import see
 from data_pipelines import video
 from data_pipelines.video import Played
 from launch.frame_files import FILE_NAMES, columns_of, frame_file
 from launch.interruption import Interruption
 from launch.latency import Latency
-from launch.prediction import FaceTrace, Modalities, ahead, predict_stream, usable
+from launch.prediction import FaceTrace, ahead, predict_stream, usable
+from launch.speed import median_s
 from launch.streaming import StreamModel
 from launch.tables import print_tables
 
@@ -31,8 +33,7 @@ LINE_EVERY_S = 1.0
 _DECODED_AHEAD = 2 * FRAME_RATE_HZ
 """What a camera may be ahead of the prediction, in pictures and bits of sound, before it has to wait."""
 
-_REPEATS = 30
-"""Calls of which a network's time is the median."""
+_AGE = "from its arrival to its prediction"
 
 
 def predict_live(model: StreamModel, source: str, faces: int, modalities: Modalities, out: Path | None) -> None:
@@ -69,7 +70,7 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
             out.mkdir(parents=True, exist_ok=True)
             write = files.enter_context(frame_file(out / FILE_NAMES["csv"], "csv"))
         for trace in predict_stream(model, come, has_video, has_sound, faces, 1, latency):
-            latency.add("from its arrival to its prediction", arrivals.age_s(trace.first_frame))
+            latency.add(_AGE, arrivals.age_s(trace.first_frame))
             if write is not None:
                 write(columns_of(trace))
             if trace.time_s[0] >= told_s.get(trace.face, -np.inf) + LINE_EVERY_S:
@@ -91,7 +92,7 @@ def line_of(trace: FaceTrace, latency: Latency) -> str:
     if not np.isnan(valence):
         parts.append(f"valence {valence:+.2f}  arousal {arousal:+.2f}")
     parts.append("voice" if trace.voice_valid[0] else "     ")
-    return "  ".join([*parts, f"{latency.median_ms('from its arrival to its prediction'):.0f} ms"])
+    return "  ".join([*parts, f"{latency.median_ms(_AGE):.0f} ms"])
 
 
 class Arrivals:
@@ -148,7 +149,7 @@ def time_networks(model: StreamModel) -> dict[str, float]:
     sound = np.zeros((1, SAMPLES_PER_FRAME), np.float32)
     carry = model.initial_carry()
     see_alone = jax.jit(partial(see, model.face))
-    times = {"face network alone": _median_s(lambda: see_alone(model.variables[0], faces, face_valid))}
+    times = {"face network alone": median_s(lambda: see_alone(model.variables[0], faces, face_valid))}
     if model.fusion is None:
         return times
     config, params = model.fusion.config, model.variables[1]["params"]["audio"]
@@ -158,16 +159,6 @@ def time_networks(model: StreamModel) -> dict[str, float]:
     def hear_alone(params: Any, carry: Any) -> Any:
         return encoder.apply({"params": params}, log_mel(jnp.asarray(sound), config.log_mel, carry.sound), carry.audio)
 
-    whole = _median_s(lambda: model.step(model.variables, carry, faces, face_valid, sound, voice_valid))
-    times["voice network alone"] = _median_s(lambda: hear_alone(params, carry))
+    whole = median_s(lambda: model.step(model.variables, carry, faces, face_valid, sound, voice_valid))
+    times["voice network alone"] = median_s(lambda: hear_alone(params, carry))
     return times | {"fusion: what all networks take beyond that": max(whole - sum(times.values()), 0.0)}
-
-
-def _median_s(call: Callable[[], Any]) -> float:
-    """Seconds that a call takes until its results are there."""
-    times = []
-    for _ in range(_REPEATS + 3):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[3:]))

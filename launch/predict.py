@@ -17,6 +17,7 @@ from tyro.conf import Positional
 
 from avemo import __version__
 from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
+from avemo.stages.fusion import Modalities
 from data_pipelines import video
 from data_pipelines.errors import DataError
 from data_pipelines.faces import read_picture
@@ -25,7 +26,7 @@ from launch.errors import LaunchError
 from launch.frame_files import FILE_NAMES, FileFormat, columns_of, frame_file
 from launch.live import predict_live
 from launch.media import FRAME_LIMIT
-from launch.prediction import FaceTrace, Modalities, ahead, joined, predict_picture, predict_stream, usable
+from launch.prediction import FaceTrace, ahead, joined, predict_picture, predict_stream, usable
 from launch.runs import run_input, write_json
 from launch.streaming import StreamModel, load_model
 from launch.viewer import write_page

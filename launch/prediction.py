@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from avemo.labels import FRAME_RATE_HZ, SAMPLES_PER_FRAME
+from avemo.stages.fusion import MODALITIES, Modalities
 from data_pipelines.errors import DataError
 from data_pipelines.face_follower import FaceFollower, FollowedFace
 from data_pipelines.faces import FaceFinder, face_box
@@ -19,9 +20,6 @@ from launch.latency import Latency
 from launch.streaming import FramePairs, Frames, StreamingPredictor, StreamModel
 
 Item = TypeVar("Item")
-
-Modalities = Literal["fused", "face", "voice"]
-"""What a model may use of a video with sound."""
 
 STILL_FRAMES = 5 * FRAME_RATE_HZ
 """A single picture is shown to a network for so long (5 s; our choice), since it expects a face that lasts."""
@@ -99,8 +97,8 @@ class _Subject:
 
 def usable(model: StreamModel, contents: Contents, modalities: Modalities, source: Path | str) -> tuple[bool, bool]:
     """Whether pictures, and whether sound, are there and are to be used. Raises DataError where it is neither."""
-    has_video = contents.video and modalities != "voice"
-    has_sound = contents.sound and modalities != "face" and model.hears
+    face, voice = MODALITIES[modalities]
+    has_video, has_sound = contents.video and face, contents.sound and voice and model.hears
     if not has_video and not has_sound:
         there = " and ".join(["pictures"] * contents.video + ["sound"] * contents.sound) or "neither pictures nor sound"
         raise DataError(f"{source}: has {there}; this model and --modalities {modalities} want something else")

@@ -1,6 +1,7 @@
 """Size and speed of a face network: parameters, floating-point operations, latency and throughput."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,12 +33,7 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
         images = np.zeros((batch, config.image_size, config.image_size, 3), np.uint8)
         compiled = forward.lower(variables, images).compile(compiler_options(jax.devices()[0]))
         on_device = jax.device_put(images, jax.devices()[0])
-        times = []
-        for _ in range(REPEATS + 3):
-            start = time.perf_counter()
-            jax.block_until_ready(compiled(variables, on_device))
-            times.append(time.perf_counter() - start)
-        return float(np.median(times[3:]))
+        return median_s(lambda: compiled(variables, on_device))
 
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
@@ -45,6 +41,16 @@ def measure_speed(config: FaceConfig, variables: Any) -> dict[str, float]:
         "ms_batch_1": 1e3 * seconds(1),
         "images_per_s": THROUGHPUT_BATCH / seconds(THROUGHPUT_BATCH),
     }
+
+
+def median_s(call: Callable[[], Any]) -> float:
+    """Seconds that a call takes until its results are there: the median over repeats, after warm-up."""
+    times = []
+    for _ in range(REPEATS + 3):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[3:]))
 
 
 def count_flops(config: FaceConfig) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.models.face import FaceConfig, FaceNetwork
 from avemo.models.fusion import FusionNetwork, initial_carry
+from avemo.stages.fusion import MODALITIES
 from avemo.streaming import face_step, fused_step
 from data_pipelines.faces import CropConfig, align_by_landmarks
 from data_pipelines.sound import has_voice
@@ -42,6 +43,7 @@ class StreamModel:
         crop: how faces are cut out of pictures.
         rates: whether it tells valence and arousal; a face network may have learned expressions alone.
         spread_factor: what the fusion's spread is multiplied by, of each dimension.
+        uses: whether the fusion has learned from faces, and from sound.
     """
 
     face: FaceNetwork
@@ -50,6 +52,7 @@ class StreamModel:
     crop: CropConfig
     rates: bool = True
     spread_factor: tuple[float, ...] = (1.0,) * len(DIMENSIONS)
+    uses: tuple[bool, bool] = (True, True)
 
     @classmethod
     def of_face(cls, config: FaceConfig, variables: Any, crop: CropConfig, rates: bool) -> "StreamModel":
@@ -61,7 +64,8 @@ class StreamModel:
         """A fusion network over its face network."""
         networks = FaceNetwork(trained.face_config), FusionNetwork(trained.config.network)
         variables = trained.face_variables, {"params": trained.variables["params"]}
-        return cls(*networks, jax.device_put(variables), crop, True, spread_factor)
+        uses = MODALITIES[trained.config.modalities]
+        return cls(*networks, jax.device_put(variables), crop, True, spread_factor, uses)
 
     @property
     def image_size(self) -> int:
@@ -71,7 +75,7 @@ class StreamModel:
     @property
     def hears(self) -> bool:
         """Whether it has a use for sound."""
-        return self.fusion is not None
+        return self.fusion is not None and self.uses[1]
 
     def initial_carry(self) -> Any:
         """What the first step of a stream is given."""
@@ -84,7 +88,7 @@ class StreamModel:
         if self.fusion is None:
             step = lambda variables, *signals: face_step(self.face, *variables, *signals)
             return jax.jit(step, compiler_options=options)
-        return jax.jit(partial(fused_step, (self.face, self.fusion)), compiler_options=options)
+        return jax.jit(partial(fused_step, (self.face, self.fusion), self.uses), compiler_options=options)
 
     def cut(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """A face as the network wants it, uint8 RGB S×S×3, out of a picture uint8 RGB H×W×3."""

@@ -3,60 +3,38 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
 import av
 import cv2
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 from conftest import avemo
 from PIL import Image
+from test_streaming import FACE, FUSION
 
 from avemo.labels import EXPRESSIONS
-from avemo.models.audio import AudioConfig
-from avemo.models.face import FaceConfig, FaceNetwork
-from avemo.models.face import init_variables as init_face
-from avemo.models.fusion import FusionConfig, FusionNetwork, init_variables
-from avemo.models.recurrent import RecurrentConfig
-from avemo.models.resnet import ResNetConfig
 from data_pipelines.faces import CropConfig
 from data_pipelines.synthetic.drawing import draw_photograph
 from data_pipelines.synthetic.face_geometry import Placement
 from data_pipelines.synthetic.face_model import FaceParameters, sample_identity
 from data_pipelines.video import look_into, play
 from launch import live, predict
+from launch.benchmarks.streaming import untrained
 from launch.prediction import ahead, joined, predict_stream
 from launch.streaming import StreamModel
 
-FACE = FaceConfig(
-    image_size=16,
-    trunk=ResNetConfig(widths=(8, 16), blocks=(1,)),
-    reduced_channels=16,
-    dense_layers=0,
-    embedding_size=8,
-)
-FUSION = FusionConfig(
-    face_size=8,
-    audio=AudioConfig(features=8, dilations=(1, 2)),
-    projection=8,
-    recurrent=RecurrentConfig("lstm", 8, 2),
-)
 CROP = CropConfig(size=18)
 RATE_HZ = 16_000
 
 
 @pytest.fixture(scope="module")
 def model():
-    face, fusion = FaceNetwork(FACE), FusionNetwork(FUSION)
-    variables = (
-        jax.jit(lambda: init_face(face, jax.random.key(1)))(),
-        {"params": jax.jit(lambda: init_variables(fusion, jax.random.key(0)))()["params"]},
-    )
-    return StreamModel(face, fusion, variables, CROP, True, (1.0, 1.0))
+    return replace(untrained(FACE, FUSION), crop=CROP)
 
 
 @pytest.fixture

@@ -147,6 +147,19 @@ def test_predictions_lie_where_they_should(model, stream):
     assert np.isnan(expression[0]).all()
 
 
+@pytest.mark.parametrize("modalities", ["face", "voice"])
+def test_a_network_that_learned_from_one_modality_is_never_given_the_other(trained, model, stream, modalities):
+    faces, sound = stream
+    config = replace(trained.config, modalities=modalities)
+    one = StreamModel.of_fusion(replace(trained, config=config), CropConfig(size=16), (1.0, 2.0))
+    found = together(StreamingPredictor(one).feed(faces, sound))
+    nothing = (faces, 0 * sound) if modalities == "face" else ([None] * T, sound)
+    expected = together(StreamingPredictor(model).feed(*nothing))
+    np.testing.assert_allclose(found[3], expected[3], atol=1e-6)
+    assert one.hears == (modalities == "voice")
+    assert not np.isnan(found[2][5]).any()  # the face network tells expressions all the same
+
+
 @pytest.mark.parametrize("rates", [True, False])
 def test_a_face_network_alone_predicts_frame_by_frame(trained, stream, rates):
     faces, sound = stream
