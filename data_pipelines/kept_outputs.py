@@ -37,14 +37,14 @@ class KeptOutputs:
         """Those of a key, written or not, in the folder of prepared datasets."""
         return cls(data_dir / purpose / corpus / key, sizes, views)
 
-    def missing_views(self) -> list[int]:
-        """The views that aren't written yet."""
-        return [view for view in range(self.views) if not self._path(view).exists()]
+    def lacks(self, view: int) -> bool:
+        """Whether a view isn't written yet."""
+        return not self._path(view).exists()
 
     def write(self, view: int, outputs: Mapping[str, np.ndarray]) -> None:
         """Write a view: the outputs on all faces, in order. A part of it is never taken for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self._path(view).with_suffix(".partial")
+        partial = self._path(view).with_suffix(f".{os.getpid()}.partial")  # another process may be writing the same
         writer = ArrayRecordWriter(os.fspath(partial), "group_size:1,uncompressed")
         for row in np.concatenate([np.asarray(outputs[name], "<f4") for name in self.sizes], axis=1):
             writer.write(row.tobytes())
@@ -54,25 +54,27 @@ class KeptOutputs:
     def read(self, faces_B: np.ndarray, epochs_B: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs on some faces as varied in some epochs, float32 B×D each, by name."""
         views_B = epochs_B % self.views
-        rows = np.empty((len(faces_B), sum(self.sizes.values())), np.float32)
-        read = _reader(self.folder, rows.shape[1])
-        for view in np.unique(views_B):
+        rows = np.empty((len(faces_B), self._width), np.float32)
+        for view in np.unique(views_B).tolist():
             chosen = views_B == view
-            rows[chosen] = read(self._path(view))[faces_B[chosen]]
+            rows[chosen] = self._view(view)[faces_B[chosen]]
         ends = np.cumsum([*self.sizes.values()])[:-1]
         return dict(zip(self.sizes, np.split(rows, ends, axis=1), strict=True))
 
+    @functools.cached_property
+    def _view(self) -> Callable[[int], np.ndarray]:
+        """Reads a view as a whole, N×width, and keeps the last two: an epoch takes one, all of it, in any order."""
+
+        @functools.lru_cache(maxsize=2)
+        def read(view: int) -> np.ndarray:
+            source = ArrayRecordDataSource([os.fspath(self._path(view))])
+            return np.frombuffer(b"".join(source.__getitems__(range(len(source)))), "<f4").reshape(-1, self._width)
+
+        return read
+
+    @property
+    def _width(self) -> int:
+        return sum(self.sizes.values())
+
     def _path(self, view: int) -> Path:
         return self.folder / f"view-{view:03d}.array_record"
-
-
-@functools.cache
-def _reader(folder: Path, width: int) -> Callable[[Path], np.ndarray]:
-    """Reads a view as a whole, N×width, and keeps the last two: an epoch takes one of them, all of it, in any order."""
-
-    @functools.lru_cache(maxsize=2)
-    def read(path: Path) -> np.ndarray:
-        source = ArrayRecordDataSource([os.fspath(path)])
-        return np.frombuffer(b"".join(source.__getitems__(range(len(source)))), "<f4").reshape(-1, width)
-
-    return read

@@ -415,8 +415,15 @@ class _Source:
 
 
 def _parts(positions: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The positions in two parts, of which the second is the given share, drawn the same way every time."""
-    drawn = np.random.default_rng(0).permutation(positions)[: round(share * len(positions))]
+    """The positions in two parts, of which the second is the given share, drawn the same way every time.
+
+    Raises DataError where a part of them is to be held out, and one of the two is empty.
+    """
+    count = round(share * len(positions))
+    if 0 < share < 1 and count in (0, len(positions)):
+        left = "none to learn from" if count else "none to evaluate on"
+        raise DataError(f"holding out {share:g} of {len(positions)} faces leaves {left}: choose another share")
+    drawn = np.random.default_rng(0).permutation(positions)[:count]
     return np.setdiff1d(positions, drawn, assume_unique=True), np.sort(drawn)
 
 

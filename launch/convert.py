@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -38,7 +39,10 @@ class Convert:
     def __call__(self) -> None:
         """Convert, and say what was left out."""
         variables, left_out = convert_trunk(read_state_dict(self.weights), self.network)
-        np.savez(self.out, **flatten_dict(variables, sep="/"))
+        partial = self.out.with_name(f".{self.out.name}.partial")
+        with partial.open("wb") as file:  # a name alone would be given another ending
+            np.savez(file, **flatten_dict(variables, sep="/"))
+        partial.replace(self.out)
         print(f"{self.out}: {count(variables):,} numbers; not part of the trunk: {', '.join(left_out) or 'nothing'}")
 
 
@@ -178,5 +182,5 @@ def read_trunk(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return unflatten_dict({name: arrays[name] for name in arrays}, sep="/")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise LaunchError(f"{path} is no converted trunk ({error}): make one with avemo convert") from error

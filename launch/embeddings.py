@@ -18,6 +18,7 @@ from avemo.models.face import FaceConfig, FaceNetwork
 from data_pipelines import loaders
 from data_pipelines.kept_outputs import KeptOutputs
 from data_pipelines.loaders import ClipSet
+from launch.errors import LaunchError
 from launch.hosts import from_first_host, is_first_host
 from launch.mesh import compiler_options, own_rows, put_batch, replicated
 from launch.prepare import check_image_size
@@ -58,7 +59,7 @@ def load_embedded(
     check_image_size(data, clips, config.image_size)
     key = outputs_key([loaders.fingerprint(data, clips), split, asdict(config)], variables)
     kept = KeptOutputs.beside(data, "embedded", clips, key, {"embedding": config.embedding_size})
-    if from_first_host(lambda: bool(kept.missing_views())):
+    if from_first_host(partial(kept.lacks, 0)):
         embed = face_embedder(config, variables, mesh)
         shown = tqdm(
             loaders.recordings(data, split, clips),
@@ -69,13 +70,20 @@ def load_embedded(
         embeddings = [embed(each["frames"]) * each["face_valid"][:, None] for each in shown]
         if is_first_host():
             kept.write(0, {"embedding": np.concatenate(embeddings)})
-        from_first_host(lambda: True)  # nobody reads before all is written
+    check_shared(kept)
     recordings, first = [], 0
     for recording in loaders.recordings(data, split, clips, with_frames=False):
         places = first + np.arange(len(recording["face_valid"]))
         recordings.append(recording | {"face": kept.read(places, np.zeros_like(places))["embedding"]})
         first += len(places)
     return recordings
+
+
+def check_shared(kept: KeptOutputs) -> None:
+    """Raise LaunchError on a host that doesn't see what the first one has written; returns once all is written."""
+    from_first_host(lambda: True)
+    if any(map(kept.lacks, range(kept.views))):
+        raise LaunchError(f"{kept.folder} must be one folder that all hosts see: put --data where they share it")
 
 
 def outputs_key(what: Sequence[Any], variables: Any) -> str:

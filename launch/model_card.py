@@ -10,7 +10,7 @@ from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
 from avemo.models.face import FaceConfig
 from avemo.models.fusion import FusionConfig
 from launch.exported_parts import Part, Port
-from launch.runs import RunRecord, package_versions, run_input
+from launch.runs import RunRecord, package_versions, run_input, without_paths
 from launch.train_fusion import FittedOnDev, Fusion
 
 CARD_FILE = "card.json"
@@ -110,13 +110,6 @@ def what_it_was(record: RunRecord) -> dict[str, Any]:
         "learned_valence_arousal": record.rates,
         "trained_on": without_paths(record.inputs),
     }
-
-
-def without_paths(inputs: Any) -> Any:
-    """The inputs of a run: of another run, its fingerprint alone."""
-    if isinstance(inputs, dict):
-        return inputs["fingerprint"] if "run" in inputs else {name: without_paths(inputs[name]) for name in inputs}
-    return [without_paths(each) for each in inputs] if isinstance(inputs, list) else inputs
 
 
 def over_time(fusion: Fusion, fitted: FittedOnDev) -> dict[str, Any]:

@@ -75,14 +75,22 @@ class RunRecord:
         return cls(stage, preset, seed, *said, dict(crop), rates)
 
     def what(self) -> dict[str, Any]:
-        """The part that decides the result; the rest may differ when a run is resumed."""
-        return {name: getattr(self, name) for name in ("stage", "seed", "config", "inputs")}
+        """The part that decides the result; the rest may differ when a run is resumed, or its folder is moved."""
+        decisive = {name: getattr(self, name) for name in ("stage", "seed", "config")}
+        return decisive | {"inputs": without_paths(self.inputs)}
 
 
 def run_input(run: Path) -> dict[str, str]:
     """How a run that another one builds on is named in its `inputs`: where it is, and a digest of what it was."""
     what = json.dumps(read_record(run).what(), sort_keys=True)
     return {"run": str(run.absolute()), "fingerprint": hashlib.sha256(what.encode()).hexdigest()}
+
+
+def without_paths(inputs: Any) -> Any:
+    """The inputs of a run: of another run, its fingerprint alone."""
+    if isinstance(inputs, dict):
+        return inputs["fingerprint"] if "run" in inputs else {name: without_paths(inputs[name]) for name in inputs}
+    return [without_paths(each) for each in inputs] if isinstance(inputs, list) else inputs
 
 
 def plain(config: Any) -> dict[str, Any]:

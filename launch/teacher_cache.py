@@ -1,8 +1,8 @@
 """Runs a teacher once over every way that faces are varied, for `avemo train student --cache-teacher`."""
 
 from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from avemo.stages.student import Distillation, teach
 from avemo.stages.supervision import vary
 from data_pipelines import loaders
 from data_pipelines.kept_outputs import KeptOutputs
-from launch.embeddings import outputs_key
+from launch.embeddings import check_shared, outputs_key
 from launch.hosts import from_first_host, host_share, is_first_host
 from launch.mesh import compiler_options, put_batch, replicated
 
@@ -25,18 +25,11 @@ FACES_PER_CALL = 256
 """Faces in one call of the teacher, per device; it has no influence on the result."""
 
 
-def cached_teacher(
-    data: Path,
-    stream: str,
-    source: tuple[str, str],
-    network: FaceConfig,
-    variables: Any,
-    config: Distillation,
-    mesh: Mesh,
-) -> KeptOutputs:
-    """What a teacher says of faces in each of their views; what isn't there yet is written.
+@dataclass(frozen=True, eq=False)
+class TeacherCache:
+    """What a teacher says of the faces of one stream in each of their views.
 
-    Args:
+    Attributes:
         data: folder of the prepared corpora.
         stream: how the training calls these faces, see `supervision.STREAMS`.
         source: their dataset and split.
@@ -45,25 +38,45 @@ def cached_teacher(
         config: the distillation; says how faces are varied.
         mesh: the devices.
     """
-    sizes = {
-        "embedding": network.embedding_size,
-        "triplet": network.triplet_size,
-        "expression": len(EXPRESSIONS),
-        "valence_arousal": len(DIMENSIONS),
-    }
-    corpus = loaders.corpus_of(source[0])
-    faces = [loaders.fingerprint(data, corpus), *source, stream]
-    seen = [config.network.image_size, asdict(config.augment), config.both_ways]
-    key = outputs_key([*faces, asdict(network), *seen], variables)
-    taught = KeptOutputs.beside(data, "taught", corpus, key, sizes, config.views)
-    say = _speaker(stream, network, variables, config, mesh)
-    missing = taught.missing_views()
-    for view in tqdm(missing, desc=f"teacher on {corpus}", unit="view", disable=not (missing and is_first_host())):
-        outputs = _all_outputs(data, source, partial(say, view), mesh)
-        if is_first_host():
-            taught.write(view, outputs)
-    from_first_host(lambda: True)  # nobody reads before all is written
-    return taught
+
+    data: Path
+    stream: str
+    source: tuple[str, str]
+    network: FaceConfig
+    variables: Any
+    config: Distillation
+    mesh: Mesh
+
+    @cached_property
+    def kept(self) -> KeptOutputs:
+        """Where it is read from, once it's filled."""
+        network, config = self.network, self.config
+        sizes = {
+            "embedding": network.embedding_size,
+            "triplet": network.triplet_size,
+            "expression": len(EXPRESSIONS),
+            "valence_arousal": len(DIMENSIONS),
+        }
+        corpus = loaders.corpus_of(self.source[0])
+        faces = [loaders.fingerprint(self.data, corpus), *self.source, self.stream]
+        seen = [config.network.image_size, config.network.colours, asdict(config.augment), config.both_ways]
+        key = outputs_key([*faces, asdict(network), *seen], self.variables)
+        return KeptOutputs.beside(self.data, "taught", corpus, key, sizes, config.views)
+
+    def fill(self) -> None:
+        """Run the teacher over the views that aren't kept yet.
+
+        Raises:
+            LaunchError: a host doesn't see what the first one has written.
+        """
+        say = _speaker(self.stream, self.network, self.variables, self.config, self.mesh)
+        missing = [view for view in range(self.config.views) if from_first_host(partial(self.kept.lacks, view))]
+        shown = {"desc": f"teacher on {loaders.corpus_of(self.source[0])}", "unit": "view"}
+        for view in tqdm(missing, **shown, disable=not (missing and is_first_host())):
+            outputs = _all_outputs(self.data, self.source, partial(say, view), self.mesh)
+            if is_first_host():
+                self.kept.write(view, outputs)
+        check_shared(self.kept)
 
 
 def _speaker(stream: str, network: FaceConfig, variables: Any, config: Distillation, mesh: Mesh) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
 from launch.prepare import check_image_size, check_same_size, crop_settings
 from launch.runs import RunRecord, read_record, run_input, stage_config
-from launch.teacher_cache import cached_teacher
+from launch.teacher_cache import TeacherCache
 
 PRESETS: dict[str, dict[str, Any]] = {
     "teacher": {**teacher.PRESETS},
@@ -158,13 +159,15 @@ class TrainStudent(FaceRun):
     def train_on(self, mesh: Mesh) -> None:
         """Train on these devices."""
         config, trunk = self.config, first_trunk(self)
+        teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
+        if not all(read_record(teacher).rates for teacher in self.teacher):  # theirs is a head that has learned nothing
+            config = replace(config, regression_weight=0.0)
         inputs = face_inputs(self, self.unlabelled)
         inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
         crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
-        rates |= bool(config.regression_weight) and all(read_record(teacher).rates for teacher in self.teacher)
+        rates |= bool(config.regression_weight)
         record = RunRecord.new("student", self.preset, self.seed, config, inputs, crop, rates)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
-        teachers = [load_face_network(teacher, mesh) for teacher in self.teacher]
         try:
             stage = student.build(config, weights, self.seed, teachers, trunk)
         except ValueError as error:
@@ -173,7 +176,7 @@ class TrainStudent(FaceRun):
             train_faces(self, mesh, record, config, stage, unlabelled=self.unlabelled)
             return
         taught = {
-            stream: [cached_teacher(self.data, stream, source, *teacher, config, mesh) for teacher in teachers]
+            stream: [TeacherCache(self.data, stream, source, *teacher, config, mesh) for teacher in teachers]
             for stream, source in sources_of(config, self.faces, self.unlabelled).items()
         }
         train_faces(self, mesh, record, config, from_kept_outputs(stage), taught, self.unlabelled)
@@ -185,12 +188,12 @@ def train_faces(
     record: RunRecord,
     config: FaceTraining,
     stage: Stage,
-    taught: Mapping[str, Sequence[KeptOutputs]] = MappingProxyType({}),
+    taught: Mapping[str, Sequence[TeacherCache]] = MappingProxyType({}),
     unlabelled: PictureSet | None = None,
 ) -> None:
     """What teacher and student have in common: faces in, figures on labelled faces and on FEC out.
 
-    `taught` is what teachers said of the faces of each stream.
+    `taught` is what teachers say of the faces of each stream; what isn't kept yet is said before the first step.
     """
     corpora = {loaders.corpus_of(dataset) for dataset, _ in sources_of(config, run.faces, unlabelled).values()}
     for corpus in corpora:
@@ -198,11 +201,14 @@ def train_faces(
     check_same_size(run.data, corpora)
     sizes = {name: size for name, size in asdict(config).items() if name.endswith("batch_size")}
     check_batch_size(mesh, config.accumulate, **sizes)
-    batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, taught, unlabelled)
+    kept = {stream: [cache.kept for cache in caches] for stream, caches in taught.items()}
+    batches = face_streams(run.data, run.faces, config, run.seed, run.hold_out, kept, unlabelled)
     if not run.hold_out:
         open_split(run.data, run.faces, "validation")  # if there is none, it is told now, not at the first evaluation
     if not start_run(run.out, record, config.steps, run.resume):
         return
+    for cache in chain(*taught.values()):
+        cache.fill()
     evaluator = Evaluator(stage.eval_step, mesh)
 
     def evaluate(variables: Any, check: Check) -> dict[str, float]:

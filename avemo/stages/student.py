@@ -61,7 +61,8 @@ class Distillation(FaceTraining):
         labels_weight: weight of the hard labels against what the teachers say.
         soft_target_weight: weight of the teachers' softened expression probabilities (Hinton et al. 2015).
         temperature: how far they are softened.
-        regression_weight: weight of their valence and arousal.
+        regression_weight: weight of their valence and arousal; `avemo train student` makes it 0 where one of them has
+            learned none.
         embedding_weight: weight of matching each teacher's embedding through a learned projection.
         embedding_match: "cosine", in direction, or "hint", in squared distance (Romero et al. 2015).
         distance_weight: weight of the faces' distances among each other (Park et al. 2019): in the triplet embedding of

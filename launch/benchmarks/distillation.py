@@ -75,8 +75,8 @@ class BenchmarkDistillation:
         faces: the labelled faces: AffectNet's, or your own (`avemo prepare faces`).
         teacher: run of a teacher that is trained already; by default one is trained here, with seed 0.
         hold_out: share of the training faces that no training learns from, and on which each is evaluated on its way.
-        views: in how many ways each face is varied for the students that the teacher teaches, so that it is run once
-            for all of them; 0 runs it in every step, on faces varied anew.
+        views: in how many ways each face is varied for students that are taught, so that a teacher is run once over
+            each and what it says is kept, for all its students; 0 runs it in every step, on faces varied anew.
         steps: of every training; None leaves the presets'.
         rhythm: when to log, evaluate and save.
         mesh: devices along each axis.
@@ -125,7 +125,7 @@ class BenchmarkDistillation:
         """Train what is not trained yet, measure, and write results and report."""
         keep_freed_memory()
         mesh, console = device_mesh(self.mesh), Console()
-        self.check()
+        self.check(mesh)
         peers = self.peers()
         try:
             self.train_all(mesh, console)
@@ -136,16 +136,25 @@ class BenchmarkDistillation:
         print_tables_of(results)
         console.print(f"report: {write_page(self.out, results)}")
 
-    def check(self) -> None:
+    def check(self, mesh: Mesh) -> None:
         """Raise LaunchError where something would only fail after hours of training."""
         if not any(loaders.class_counts(self.data, self.faces, "validation")):
             raise LaunchError(f"{self.data / self.faces}: no face of the validation split has an expression")
-        teacher = read_record(self.teacher).config if self.teacher else asdict(self.config_of_teacher())
-        for student in self.students:
-            sizes = self.config_of(student).network.image_size, teacher["network"]["image_size"]
-            if sizes[0] != sizes[1]:
+        teacher = self.config_of_teacher().network
+        if self.teacher:
+            teacher, _ = load_face_network(self.teacher, mesh)
+            learned_from, corpus = read_record(self.teacher).inputs, loaders.corpus_of(self.faces)
+            same = learned_from.get(corpus) == loaders.fingerprint(self.data, corpus)
+            if same and (held_out := learned_from.get("hold_out", 0.0)) != self.hold_out:
                 raise LaunchError(
-                    f"the student {student} sees {sizes[0]} pixels, its teacher {sizes[1]}: choose others"
+                    f"{self.teacher} held out {held_out:g} of these faces, the students would {self.hold_out:g}, and "
+                    f"learn from it what they shouldn't see: add --hold-out {held_out:g}"
+                )
+        for student in self.students:
+            size = self.config_of(student).network.image_size
+            if size != teacher.image_size:
+                raise LaunchError(
+                    f"the student {student} sees {size} pixels, its teacher {teacher.image_size}: choose others"
                 )
 
     def peers(self) -> dict[str, Classifier]:
@@ -196,12 +205,9 @@ class BenchmarkDistillation:
         common: dict[str, Any] = {"out": self.run_of(cell), "preset": cell.student, "seed": cell.seed} | self._common()
         if cell.arm == "alone":
             TrainTeacher(config=without_teacher(config), **common).train_on(mesh)
-        elif cell.arm == "distilled":
-            teacher = (self.teacher_run(),)
-            TrainStudent(teacher=teacher, config=config, cache_teacher=self.views > 0, **common).train_on(mesh)
-        else:
-            teacher = (self.run_of(cell._replace(arm="alone")),)
-            TrainStudent(teacher=teacher, config=replace(config, views=0), **common).train_on(mesh)
+            return
+        teacher = self.teacher_run() if cell.arm == "distilled" else self.run_of(cell._replace(arm="alone"))
+        TrainStudent(teacher=(teacher,), config=config, cache_teacher=self.views > 0, **common).train_on(mesh)
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -219,7 +225,7 @@ class BenchmarkDistillation:
         return config if self.steps is None else replace(config, steps=self.steps)
 
     def config_of(self, student: str) -> Distillation:
-        """The training of a student that the teacher teaches."""
+        """The training of a student that is taught."""
         config = replace(PRESETS["student"][student], views=self.views)
         return config if self.steps is None else replace(config, steps=self.steps)
 

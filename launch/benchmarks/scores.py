@@ -36,7 +36,9 @@ class Predictions(NamedTuple):
         kept = self.labels != CONTEMPT
         probabilities = self.probabilities[kept].copy()
         if self.knows(8):
-            probabilities /= 1 - probabilities[:, [CONTEMPT]]
+            probabilities[:, CONTEMPT] = 0
+            rest = probabilities.sum(axis=1, keepdims=True)  # nothing, where contempt was certain
+            probabilities = np.where(rest > 0, probabilities / np.where(rest > 0, rest, 1), 1 / 7)
         probabilities[:, CONTEMPT] = -1
         return Predictions(probabilities, self.labels[kept])
 

@@ -1,5 +1,6 @@
 """What a teacher adds to a student's training step: run along with it, or read from what it said before."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from launch.benchmarks.stopwatch import Contestant, in_turn
 from launch.benchmarks.workload import Workload
 from launch.loop import Together
 from launch.mesh import compiler_options, put_batch, replicated
-from launch.teacher_cache import cached_teacher
+from launch.teacher_cache import TeacherCache
 from launch.train import face_streams, faces_in_a_step, from_kept_outputs, sources_of, without_teacher
 
 ALONE = "from labels alone"
@@ -55,8 +56,12 @@ def measure_steps(
     batches = {ALONE: face_streams(data, faces, config, 0), ONLINE: face_streams(data, faces, config, 0)}
     if config.views:
         sources = sources_of(config, faces).items()
-        kept = {stream: [cached_teacher(data, stream, source, *taught_by, config, mesh)] for stream, source in sources}
+        config = replace(config, views=1)  # of which one costs as much as another
+        caches = {stream: TeacherCache(data, stream, source, *taught_by, config, mesh) for stream, source in sources}
+        for cache in caches.values():
+            cache.fill()
         stages[CACHED] = from_kept_outputs(distilled)
+        kept = {stream: [cache.kept] for stream, cache in caches.items()}
         batches[CACHED] = face_streams(data, faces, config, 0, taught=kept)
 
     contestants: dict[str, Contestant] = {

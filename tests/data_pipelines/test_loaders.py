@@ -100,6 +100,12 @@ def test_a_triplet_batch_ends_with_the_odd_face(prepared: Path) -> None:
     assert len(seen) == len({face for face, _ in seen}) == len({level for _, level in seen})
 
 
+@pytest.mark.parametrize(("share", "left"), [(0.001, "none to evaluate on"), (0.999, "none to learn from")])
+def test_holding_out_none_or_all_is_told(prepared: Path, share: float, left: str) -> None:
+    with pytest.raises(DataError, match=left):
+        loaders.face_batches(prepared, batch_size=1, seed=0, hold_out=share)
+
+
 def test_what_is_held_out_is_never_learnt_and_is_all_that_is_evaluated(prepared: Path) -> None:
     count = sum(loaders.class_counts(prepared))
     batches = loaders.face_batches(prepared, batch_size=count, seed=0, hold_out=0.25)

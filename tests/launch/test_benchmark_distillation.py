@@ -1,6 +1,7 @@
 """`avemo benchmark distillation`: figures by hand, peers as they are, and that the whole of it runs and goes on."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def test_for_seven_classes_contempt_is_never_chosen():
     both = said([CONTEMPT], [ANGER])
     both.probabilities[0, ANGER] = 0.2
     assert both.of_seven().right() == [1.0]
+
+
+def test_for_seven_classes_probabilities_add_up_to_one_even_where_contempt_was_certain():
+    sure = said([CONTEMPT, ANGER], [ANGER, ANGER])
+    sure.probabilities[:] = np.eye(8)[[CONTEMPT, ANGER]]
+    seven = np.delete(sure.of_seven().probabilities, CONTEMPT, axis=1)
+    np.testing.assert_allclose(seven.sum(axis=1), 1)
+    np.testing.assert_allclose(seven[0], 1 / 7)
+    assert figures(sure)["calibration_error_7"] >= 0
 
 
 def test_who_does_not_know_contempt_is_scored_on_seven_classes_only():
@@ -247,11 +257,24 @@ def test_the_whole_runs_and_goes_on_where_it_was_stopped(tiny, tiny_presets, tmp
     assert set(results["speed"]) == {"one thread", "all threads"}
     assert set(results["steps"]["ratios"]) == {"online / (alone + teacher's forward pass)", "cached / alone"}
     assert all(training["inputs"]["hold_out"] == 0.2 for training in results["trainings"].values())
-    taught_by = results["trainings"]["demo-self-distilled-seed1"]["inputs"]["teacher"]
-    assert taught_by[0]["run"].endswith("demo-alone-seed1")
+    self_distilled = results["trainings"]["demo-self-distilled-seed1"]
+    assert self_distilled["inputs"]["teacher"][0]["run"].endswith("demo-alone-seed1")
+    assert self_distilled["config"]["views"] == 2
     page = (out / "report.html").read_text()
     assert "demo self-distilled" in page
     assert "<svg" in page
+
+
+def test_a_teacher_that_could_not_teach_is_told_before_any_training(tiny, tiny_presets, tmp_path):
+    options = ["--preset", "demo", "--data", tiny.data]
+    avemo("train", "teacher", *options, "--out", tmp_path / "teacher")
+    command = ["benchmark", "distillation", *options, "--out", tmp_path / "out", "--students", "demo"]
+    with pytest.raises(SystemExit, match=r"held out 0 of these faces, the students would 0\.2"):
+        avemo(*command, "--teacher", tmp_path / "teacher", "--hold-out", "0.2")
+    shutil.rmtree(tmp_path / "teacher/checkpoints")
+    with pytest.raises(SystemExit, match="has done 0 of 2 steps"):
+        avemo(*command, "--teacher", tmp_path / "teacher", "--hold-out", "0")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,11 @@ def smallest_trunk(path):
 def test_what_was_written_is_read_again(tmp_path):
     trunk = smallest_trunk(tmp_path / "trunk.npz")
     jax.tree.map(np.testing.assert_array_equal, read_trunk(tmp_path / "trunk.npz"), trunk)
-    (tmp_path / "no.npz").write_bytes(b"no")
-    with pytest.raises(LaunchError, match="is no converted trunk"):
-        read_trunk(tmp_path / "no.npz")
+    whole = (tmp_path / "trunk.npz").read_bytes()
+    for damaged in (b"no", b"", whole[: len(whole) // 2]):
+        (tmp_path / "no.npz").write_bytes(damaged)
+        with pytest.raises(LaunchError, match="is no converted trunk"):
+            read_trunk(tmp_path / "no.npz")
 
 
 def test_a_teacher_begins_with_it_or_says_why_not(tiny, tmp_path):

@@ -68,3 +68,12 @@ def test_first_difference_is_named_by_its_path():
     one, other = plain(teacher.DEMO), plain(replace(teacher.DEMO, network=replace(DEMO_STUDENT, growth=3)))
     assert first_difference(one, one) is None
     assert first_difference(one, other, "config").startswith("config.network")
+
+
+def test_a_run_goes_on_where_the_one_that_it_builds_on_was_moved_but_not_where_it_is_another(tmp_path):
+    built_on = lambda where, what: {"teacher": [{"run": where, "fingerprint": what}]}
+    record = lambda inputs: RunRecord.new("student", "demo", 0, student.DEMO, inputs)
+    start_run(tmp_path / "run", record(built_on("/here", "abc")), steps=1, resume=False)
+    assert start_run(tmp_path / "run", record(built_on("/there", "abc")), steps=1, resume=True)
+    with pytest.raises(LaunchError, match=r"another inputs\.teacher"):
+        start_run(tmp_path / "run", record(built_on("/here", "abd")), steps=1, resume=True)

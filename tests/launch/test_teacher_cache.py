@@ -11,7 +11,8 @@ from conftest import avemo
 from test_chain import FACES, TEACHER
 
 from data_pipelines.kept_outputs import KeptOutputs
-from launch.embeddings import outputs_key
+from launch.embeddings import check_shared, outputs_key
+from launch.errors import LaunchError
 
 STUDENT = [*FACES, "--steps", "3", "--network.trunk.widths", "8", "8", "8", "8", "--views", "2"]
 
@@ -65,12 +66,46 @@ def test_a_later_student_runs_no_teacher_and_more_views_only_the_new_ones(tiny, 
 
 
 def test_another_teacher_other_faces_or_another_variation_are_said_anew(tiny, teachers, tmp_path, passes):
+    shutil.rmtree(tiny.data / "taught", ignore_errors=True)
     train(tiny, tmp_path / "first", teachers[:1], "--cache-teacher")
     passes.clear()
-    for name, options in {"varied": ["--augment.grey", "0.5"], "mirrored": ["--both-ways"]}.items():
+    others = {
+        "varied": ["--augment.grey", "0.5"],
+        "mirrored": ["--both-ways"],
+        "brightness": ["--network.colours", "grey"],
+    }
+    for name, options in others.items():
         passes.clear()
         train(tiny, tmp_path / name, teachers[:1], "--cache-teacher", *options)
         assert sorted(passes) == [0, 0, 1, 1], name
+    passes.clear()
+    train(tiny, tmp_path / "another", teachers[1:], "--cache-teacher")
+    assert sorted(passes) == [0, 0, 1, 1]
+
+
+def test_no_teacher_runs_for_a_student_that_is_done_or_was_asked_for_wrongly(tiny, teachers, tmp_path, passes):
+    train(tiny, tmp_path / "out", teachers[:1], "--cache-teacher")
+    shutil.rmtree(tiny.data / "taught")
+    passes.clear()
+    train(tiny, tmp_path / "out", teachers[:1], "--cache-teacher", "--resume")
+    with pytest.raises(SystemExit, match="holds a run already"):
+        train(tiny, tmp_path / "out", teachers[:1], "--cache-teacher")
+    assert passes == []
+
+
+def test_of_a_teacher_that_learned_no_valence_and_arousal_none_are_learned(tiny, teachers, tmp_path):
+    shutil.copytree(teachers[0], tmp_path / "teacher")
+    record = json.loads((tmp_path / "teacher/run.json").read_text())
+    (tmp_path / "teacher/run.json").write_text(json.dumps(record | {"rates": False}))
+    for name, taught_by in {"without": [tmp_path / "teacher"], "with": teachers[:1]}.items():
+        train(tiny, tmp_path / name, taught_by)
+        config = json.loads((tmp_path / name / "run.json").read_text())["config"]
+        assert config["regression_weight"] == (name == "with")
+
+
+def test_a_view_that_a_host_cannot_see_is_told(tmp_path):
+    with pytest.raises(LaunchError, match="must be one folder that all hosts see"):
+        check_shared(KeptOutputs(tmp_path, {"a": 2}))
 
 
 def test_the_key_follows_every_number_of_the_teacher(teachers):
@@ -86,9 +121,9 @@ def test_a_view_that_was_half_written_is_written_again(tmp_path):
     outputs = {"a": np.arange(8.0).reshape(4, 2), "b": 10 + np.arange(4.0)[:, None]}
     taught.write(1, outputs)
     (tmp_path / "view-000.partial").write_bytes(b"half")
-    assert taught.missing_views() == [0]
+    assert [taught.lacks(view) for view in (0, 1)] == [True, False]
     taught.write(0, {name: -values for name, values in outputs.items()})
-    assert taught.missing_views() == []
+    assert not taught.lacks(0)
     found = taught.read(np.array([3, 0, 3]), np.array([1, 2, 4]))
     np.testing.assert_array_equal(found["a"], [[6, 7], [0, -1], [-6, -7]])
     np.testing.assert_array_equal(found["b"], [[13], [-10], [-13]])
