@@ -180,7 +180,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 def read_trunk(path: Path) -> dict[str, Any]:
     """The variables of a converted trunk. Raises LaunchError where the file is none."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a damaged one open
             return unflatten_dict({name: arrays[name] for name in arrays}, sep="/")
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise LaunchError(f"{path} is no converted trunk ({error}): make one with avemo convert") from error

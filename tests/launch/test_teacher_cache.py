@@ -105,7 +105,7 @@ def test_of_a_teacher_that_learned_no_valence_and_arousal_none_are_learned(tiny,
 
 def test_a_view_that_a_host_cannot_see_is_told(tmp_path):
     with pytest.raises(LaunchError, match="must be one folder that all hosts see"):
-        check_shared(KeptOutputs(tmp_path, {"a": 2}))
+        check_shared(KeptOutputs(tmp_path, {"a": 2}, views=1))
 
 
 def test_the_key_follows_every_number_of_the_teacher(teachers):
