@@ -136,6 +136,10 @@ def _area(box: Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
+_PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+"""No others: Pillow hands EPS, for instance, to an interpreter of PostScript."""
+
+
 def decode_image(data: bytes, upright: bool = False) -> np.ndarray | None:
     """Decodes a picture by its content, whatever its file name says.
 
@@ -160,7 +164,7 @@ def decode_image(data: bytes, upright: bool = False) -> np.ndarray | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
             return np.asarray((ImageOps.exif_transpose(picture) if upright else picture).convert("RGB"))
     except Exception:
         return None

@@ -3,6 +3,7 @@
 Frames come upright: turned and mirrored as the file says, which phones make use of.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ _LONGEST_GAP_S = 0.1
 """Where sound is missing for longer than this, silence stands in for it (our choice; cameras drop sound at times)."""
 
 
+_LONGEST_STEP_BACK_S, _LONGEST_STEP_S = 1, 12 * 60 * 60
+"""Where times jump further than that, back or ahead, the stream goes on as if they didn't (our choice)."""
+
+
 def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Iterator[Played]:
     """Plays a file, or what a camera or a server sends, in the order in which it comes.
 
@@ -52,14 +57,14 @@ def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Itera
     """
     with _open(source) as container:
         video = _video_stream(container) if pictures else None
-        audio = next(iter(container.streams.audio), None) if sound else None
-        if video is not None:
-            video.thread_type = "AUTO"
+        audio = _audio_stream(container) if sound else None
+        if video is not None and isinstance(source, Path):
+            video.thread_type = "AUTO"  # of a camera it would hold frames back, one for each thread
         streams = [stream for stream in (video, audio) if stream is not None]
         if not streams:
             return
         clock = _Clock(video)
-        ears = None if audio is None else _Ears(audio, _seconds(_video_stream(container) or audio))
+        ears = None if audio is None else _Ears(audio, _begins(source, _video_stream(container) or audio))
         kind = "sound" if video is None else "video"
         try:
             for frame in container.decode(streams):
@@ -68,7 +73,7 @@ def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Itera
                     yield from (("picture", image) for image in clock.show(frame))
                 elif isinstance(frame, av.AudioFrame) and ears is not None:
                     kind = "sound"
-                    yield "sound", _checked(ears.hear(frame), source)
+                    yield from (("sound", _checked(samples, source)) for samples in ears.hear(frame))
         except (av.FFmpegError, ValueError) as error:
             raise DataError(f"{source}: broken {kind} ({error}); fetch the file anew") from error
         yield from (("picture", image) for image in clock.rest())
@@ -118,7 +123,8 @@ def look_into(source: Path | str) -> Contents:
         video = _video_stream(container)
         duration_s = None if container.duration is None else container.duration / av.time_base
         rate_hz = float(video.average_rate) if video is not None and video.average_rate else None
-        return Contents(video is not None and not picture, bool(container.streams.audio), picture, duration_s, rate_hz)
+        sound = _audio_stream(container) is not None
+        return Contents(video is not None and not picture, sound, picture, duration_s, rate_hz)
 
 
 def has_video(path: Path) -> bool:
@@ -177,13 +183,16 @@ def _open(source: Path | str) -> av.container.InputContainer:
     """Open a file, which may lead to no other one and to no server; or, given as text, whatever the user names."""
     try:
         if isinstance(source, Path):
-            container = av.open(str(source), options={"protocol_whitelist": "file"})
+            path = str(source.absolute())  # in a relative one, what precedes a colon would be taken for a protocol
+            container = av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
             if container.format.name in _LISTS:
                 container.close()
                 raise DataError(f"{source}: only a list of other files ({container.format.name}); give the files")
             return container
         device, _, name = source.partition(":")
-        return av.open(name, format=device) if device in DEVICES else av.open(source)
+        if device in DEVICES:
+            return av.open(name, format=device, metadata_errors="replace")
+        return av.open(source, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{source}: can't be opened as video ({error}); fetch the file anew") from error
 
@@ -196,14 +205,49 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream | No
     return None
 
 
+def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The sound of a file, where there is any and FFmpeg knows how it is encoded."""
+    for stream in container.streams.audio:
+        if stream.codec_context is not None and stream.codec_context.sample_rate:
+            return stream
+    return None
+
+
 def _seconds(stream: av.VideoStream | av.AudioStream) -> Fraction:
-    """When a stream begins."""
+    """When a stream begins, as it says."""
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
+
+
+def _begins(source: Path | str, stream: av.VideoStream | av.AudioStream) -> Fraction:
+    """When the pictures of a file begin that can be decoded: after a cut, that may be later than they say."""
+    if isinstance(source, Path) and isinstance(stream, av.VideoStream):
+        with _open(source) as container, contextlib.suppress(av.FFmpegError):
+            first = next(container.decode(container.streams[stream.index]), None)
+            if isinstance(first, av.VideoFrame) and first.pts is not None and first.time_base is not None:
+                return first.pts * first.time_base
+    return _seconds(stream)
 
 
 def _checked(samples: np.ndarray, source: Path | str) -> np.ndarray:
     check_numbers(samples, source)
     return samples
+
+
+class _Continued:
+    """The times of a stream, made to go on where they jump: in files that were joined, or where a counter wraps."""
+
+    def __init__(self) -> None:
+        self._shift = Fraction(0)
+        self._last: tuple[Fraction, Fraction] | None = None
+
+    def time(self, time: Fraction, duration: Fraction) -> Fraction:
+        """When a frame begins that says it begins then, and that lasts so long."""
+        time += self._shift
+        if self._last is not None and not -_LONGEST_STEP_BACK_S <= time - self._last[0] <= _LONGEST_STEP_S:
+            end = self._last[0] + self._last[1]
+            self._shift, time = self._shift + end - time, end
+        self._last = time, duration
+        return time
 
 
 class _Clock:
@@ -212,6 +256,7 @@ class _Clock:
     def __init__(self, stream: av.VideoStream | None) -> None:
         rate = stream.average_rate if stream is not None else None
         self._duration = 1 / Fraction(rate or FRAME_RATE_HZ)
+        self._continued = _Continued()
         self._first: Fraction | None = None
         self._last: tuple[Fraction, av.VideoFrame] | None = None
         self._decoded = self._shown = 0
@@ -221,6 +266,7 @@ class _Clock:
         time = self._decoded * self._duration  # Files without times say only how many frames they have per second.
         if frame.pts is not None and frame.time_base is not None:
             time = frame.pts * frame.time_base
+        time = self._continued.time(time, self._duration)
         self._first = time if self._first is None else self._first
         start = time - self._first
         if self._last is not None:
@@ -250,12 +296,16 @@ class _Ears:
         self._rate_hz = stream.rate
         self._as_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         self._resampler = soxr.ResampleStream(stream.rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+        self._continued = _Continued()
         self._end = _seconds(stream)
         self._surplus = round((start - self._end) * self._rate_hz)
 
-    def hear(self, frame: av.AudioFrame) -> np.ndarray:
-        """The samples of the next frame, and the silence before them where something is missing."""
-        time = self._end if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+    def hear(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
+        """The samples of the next frame, and before them silence where something is missing, a second at a time."""
+        if frame.pts is None or frame.time_base is None:
+            time = self._end
+        else:
+            time = self._continued.time(frame.pts * frame.time_base, Fraction(frame.samples, self._rate_hz))
         if time - self._end > _LONGEST_GAP_S:
             self._surplus -= round((time - self._end) * self._rate_hz)
             self._end = time
@@ -263,9 +313,12 @@ class _Ears:
         samples = np.concatenate(parts, axis=1).mean(axis=0) if parts else np.zeros(0, np.float32)
         self._end += Fraction(len(samples), self._rate_hz)
         left_out = min(max(self._surplus, 0), len(samples))
-        samples = np.pad(samples[left_out:], (max(-self._surplus, 0), 0))
-        self._surplus = max(self._surplus - left_out, 0)
-        return self._resampler.resample_chunk(samples.astype(np.float32))
+        while self._surplus < 0:
+            silence = np.zeros(min(-self._surplus, self._rate_hz), np.float32)
+            self._surplus += len(silence)
+            yield self._resampler.resample_chunk(silence)
+        self._surplus -= left_out
+        yield self._resampler.resample_chunk(samples[left_out:].astype(np.float32))
 
     def rest(self) -> np.ndarray:
         """What the resampler has kept back."""

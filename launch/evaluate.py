@@ -172,15 +172,26 @@ def evaluate_fusion(
         raise LaunchError(f"{data / clips} is not what {run} was trained on: its partitions may overlap with these")
     trained, fitted = load_fusion(run, mesh), load_fitted(run)
     config, face = trained.config, (trained.face_config, trained.face_variables)
-    recordings = load_recordings(data, clips, split, config, face, mesh)
-    noted = [noted_of(trained, recording) for recording in recordings]
+    rated, left_out = [], []
+    for recording in load_recordings(data, clips, split, config, face, mesh):
+        labels = noted_of(trained, recording)
+        if labels["valid"].any(0).all():
+            rated.append((recording, labels))
+        else:
+            left_out.append(str(recording["name"]))
+    if left_out:
+        print(f"not scored, since they end before the raters' delay has passed: {', '.join(left_out)}")
+    if not rated:
+        raise LaunchError(f"{data / clips}: all of {split} end before the raters' delay has passed; give longer ones")
+    recordings, noted = zip(*rated, strict=True)
     predicted = predict_recordings(trained, recordings, mesh)
     best = [each[config.modalities] for each in predicted]
-    traces = {name: [each[name]["valence_arousal"] for each in predicted] for name in fusion.MODALITIES}
+    traces = {name: [each[name]["valence_arousal"] for each in predicted] for name in predicted[0]}
     traces["post_processed"] = [post_processed(each["valence_arousal"], fitted) for each in best]
     if len(recordings) > 1:
-        swapped = predict_recordings(trained, swap_voices(recordings), mesh)
-        traces["voice_swapped"] = [each["fused"]["valence_arousal"] for each in swapped]
+        if fusion.MODALITIES[config.modalities][1]:
+            swapped = predict_recordings(trained, swap_voices(recordings), mesh)
+            traces["voice_swapped"] = [each["fused"]["valence_arousal"] for each in swapped]
         others = [*best[1:], best[0]]
         traces["chance"] = [
             np.resize(other["valence_arousal"], each["labels"].shape) for other, each in zip(others, noted, strict=True)
@@ -196,6 +207,7 @@ def evaluate_fusion(
     results[clips]["protocol"] = {
         "split": split,
         "recordings": [str(recording["name"]) for recording in recordings],
+        "left_out": left_out,
         "gold_standard": preparation["gold_standard"],
         "partition": preparation.get("partition", "as listed"),
         "delay": config.delay,

@@ -42,6 +42,13 @@ def columns_of(trace: FaceTrace) -> Columns:
     }
 
 
+def _no_rows() -> Columns:
+    """The columns alone, in the types of every row."""
+    sizes = {"box": 4, "expression": len(EXPRESSIONS), "valence_arousal": len(DIMENSIONS), "spread": len(DIMENSIONS)}
+    numbers = {name: np.zeros((0, size), np.float32) for name, size in sizes.items()}
+    return columns_of(FaceTrace(0, 0, face_valid=np.zeros(0, bool), voice_valid=np.zeros(0, bool), **numbers))
+
+
 def frame_file(path: Path, file_format: FileFormat) -> AbstractContextManager[Callable[[Columns], None]]:
     """Opens a file for rows; nothing lies under its name until all are written.
 
@@ -67,10 +74,9 @@ def _csv_file(path: Path) -> Iterator[Callable[[Columns], None]]:
     """Empty cells where there is no figure."""
     with _whole(path) as partial, partial.open("w", newline="") as file:
         rows = csv.writer(file)
+        rows.writerow(_no_rows())
 
         def write(columns: Columns) -> None:
-            if file.tell() == 0:
-                rows.writerow(columns)
             rows.writerows(zip(*(_plain(column, "") for column in columns.values()), strict=True))
 
         yield write
@@ -96,28 +102,25 @@ def _parquet_file(path: Path) -> Iterator[Callable[[Columns], None]]:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise LaunchError("Parquet files need pyarrow: pip install 'avemo[parquet]'") from error
-    waiting: list[Any] = []
-    writer: Any = None
 
-    with _whole(path) as partial:
+    def table_of(columns: Columns) -> Any:
+        return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+
+    waiting = [table_of(_no_rows())]
+    with _whole(path) as partial, pq.ParquetWriter(partial, waiting[0].schema) as writer:
 
         def flush() -> None:
-            nonlocal writer
-            table = pa.concat_tables(waiting)
-            writer = writer or pq.ParquetWriter(partial, table.schema)
-            writer.write_table(table)
+            writer.write_table(pa.concat_tables(waiting))
             waiting.clear()
 
         def write(columns: Columns) -> None:
-            waiting.append(pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()}))
+            waiting.append(table_of(columns))
             if sum(map(len, waiting)) >= _ROWS_AT_ONCE:
                 flush()
 
         yield write
         if waiting:
             flush()
-        if writer is not None:
-            writer.close()
 
 
 _WRITERS = {"csv": _csv_file, "parquet": _parquet_file, "json": _json_file}

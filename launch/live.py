@@ -18,13 +18,14 @@ from avemo.models.audio import AudioEncoder
 from avemo.stages.fusion import Modalities
 from avemo.streaming import see
 from data_pipelines import video
+from data_pipelines.errors import DataError
 from data_pipelines.video import Played
 from launch.frame_files import FILE_NAMES, columns_of, frame_file
 from launch.interruption import Interruption
 from launch.latency import Latency
 from launch.prediction import FaceTrace, ahead, predict_stream, usable
 from launch.speed import median_s
-from launch.streaming import StreamModel
+from launch.streaming import LONGEST_WAIT_FRAMES, StreamModel
 from launch.tables import print_tables
 
 LINE_EVERY_S = 1.0
@@ -32,6 +33,8 @@ LINE_EVERY_S = 1.0
 
 _DECODED_AHEAD = 2 * FRAME_RATE_HZ
 """What a camera may be ahead of the prediction, in pictures and bits of sound, before it has to wait."""
+
+_FRAMES_REMEMBERED = 4 * LONGEST_WAIT_FRAMES
 
 _AGE = "from its arrival to its prediction"
 
@@ -50,7 +53,7 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
         out: Folder for a file of all rows; None keeps nothing.
 
     Raises:
-        DataError: The source can't be opened, or breaks off.
+        DataError: The source can't be opened, or breaks off; rows until then are kept.
     """
     opened = Path(source) if Path(source).is_file() else source
     contents = video.look_into(opened)
@@ -62,23 +65,27 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
     played = video.play(opened, pictures=has_video, sound=has_sound)
     if isinstance(opened, Path):
         played = paced(played)
-    come = ahead(arrivals.of(played), _DECODED_AHEAD)
     told_s: dict[int, float] = {}
+    broken = None
     with Interruption("") as interruption, ExitStack() as files:
         write = None
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             write = files.enter_context(frame_file(out / FILE_NAMES["csv"], "csv"))
-        for trace in predict_stream(model, come, has_video, has_sound, faces, 1, latency):
-            latency.add(_AGE, arrivals.age_s(trace.first_frame))
-            if write is not None:
-                write(columns_of(trace))
-            if trace.time_s[0] >= told_s.get(trace.face, -np.inf) + LINE_EVERY_S:
-                told_s[trace.face] = float(trace.time_s[0])
-                print(line_of(trace, latency), flush=True)
-            if interruption.told_by(0):
-                break
+        come = ahead(arrivals.of(played), _DECODED_AHEAD, enough=partial(interruption.told_by, 0))
+        try:
+            for trace in predict_stream(model, come, has_video, has_sound, faces, 1, latency):
+                latency.add(_AGE, arrivals.age_s(trace.first_frame))
+                if write is not None:
+                    write(columns_of(trace))
+                if trace.time_s[0] >= told_s.get(trace.face, -np.inf) + LINE_EVERY_S:
+                    told_s[trace.face] = float(trace.time_s[0])
+                    print(line_of(trace, latency), flush=True)
+        except DataError as error:  # the rows until then are kept
+            broken = error
     print_tables([latency.table()])
+    if broken is not None:
+        raise broken
 
 
 def line_of(trace: FaceTrace, latency: Latency) -> str:
@@ -117,14 +124,19 @@ class Arrivals:
                 whole = (self._samples + len(part)) // SAMPLES_PER_FRAME - self._samples // SAMPLES_PER_FRAME
                 self._samples += len(part)
                 self._times.extend([now] * whole)
+            self._forget(len(self._times) - _FRAMES_REMEMBERED)  # where nobody asks, since nobody is seen
             yield kind, part
 
     def age_s(self, frame: int) -> float:
         """How long ago a frame came; those before it are forgotten."""
-        while self._first < frame and len(self._times) > 1:
+        self._forget(min(frame - self._first, len(self._times) - 1))
+        return time.perf_counter() - self._times[0] if self._times else 0.0
+
+    def _forget(self, count: int) -> None:
+        """The oldest ones."""
+        for _ in range(count):
             self._times.popleft()
             self._first += 1
-        return time.perf_counter() - self._times[0] if self._times else 0.0
 
 
 def paced(played: Iterable[Played]) -> Iterator[Played]:

@@ -16,11 +16,12 @@ from typing import Literal
 
 import av
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from avemo.labels import FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
+from data_pipelines.faces import read_picture
 from data_pipelines.video import frames, look_into, play
 
 FRAME_LIMIT = 20 * 60 * FRAME_RATE_HZ
@@ -79,11 +80,10 @@ def encode(source: Path) -> Media:
 
 
 def _encode_picture(source: Path) -> Media:
-    try:
-        with Image.open(source) as stored:
-            image = ImageOps.exif_transpose(stored).convert("RGB")
-    except OSError as error:
-        raise DataError(f"{source}: broken picture ({error}); fetch the file anew") from error
+    decoded = read_picture(source, upright=True)
+    if isinstance(decoded, str):
+        raise DataError(f"{source}: {decoded}; fetch the file anew")
+    image = Image.fromarray(decoded)
     size = image.size
     image.thumbnail((image.width, _LINES))
     file = io.BytesIO()

@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import rich
 from rich.markup import escape
@@ -16,12 +15,13 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from avemo import __version__
-from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ
+from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ, SAMPLES_PER_FRAME
 from avemo.stages.fusion import Modalities
 from data_pipelines import video
 from data_pipelines.errors import DataError
 from data_pipelines.faces import read_picture
-from data_pipelines.video import Contents
+from data_pipelines.sound import has_voice
+from data_pipelines.video import Contents, Played
 from launch.errors import LaunchError
 from launch.frame_files import FILE_NAMES, FileFormat, columns_of, frame_file
 from launch.live import predict_live
@@ -87,6 +87,8 @@ class Predict:
             raise ValueError(f"--faces {self.faces}: at least one is to be followed")
         if self.live and len(self.inputs) > 1:
             raise ValueError("--live predicts one source at a time")
+        if self.live and (self.html or self.formats != ("csv",)):
+            raise ValueError("--live keeps rows as CSV, and makes no page: leave out --formats and --html")
 
     def __call__(self) -> None:
         """Predict every input that isn't predicted yet, and say what became of each.
@@ -121,6 +123,8 @@ class Predict:
                 return Outcome(str(path), "reused", before["notes"])
             summary, shown = Summary(), list[FaceTrace]()
             folder.mkdir(parents=True, exist_ok=True)
+            for old in (SUMMARY_FILE, PAGE_FILE, *FILE_NAMES.values()):  # the summary first: it says that all is there
+                (folder / old).unlink(missing_ok=True)
             with ExitStack() as files:
                 writers = [files.enter_context(frame_file(folder / FILE_NAMES[each], each)) for each in self.formats]
                 for trace in self._traces(model, path, summary):
@@ -136,10 +140,13 @@ class Predict:
                     folder / PAGE_FILE, path.name, path, joined(shown), [*warning, *map(sentence, summary.notes)]
                 )
             write_json(folder / SUMMARY_FILE, content | {"made_from": made_from})
-        except (DataError, OSError, cv2.error) as error:
+        except LaunchError:
+            raise
+        except Exception as error:  # libraries raise almost anything, and one odd file must not end all others
             with suppress(OSError):
                 folder.rmdir()  # where nothing came of it
-            return Outcome(str(path), "failed", [" ".join(str(error).split())])
+            kind = "" if isinstance(error, DataError | OSError) else f"{type(error).__name__}: "
+            return Outcome(str(path), "failed", [" ".join(f"{kind}{error}".split())])
         return Outcome(str(path), "partly" if summary.broken else "predicted", summary.notes)
 
     def _made_from(self, path: Path) -> dict[str, Any]:
@@ -153,27 +160,27 @@ class Predict:
     def _traces(self, model: StreamModel, path: Path, summary: "Summary") -> Iterator[FaceTrace]:
         """Predictions of whatever a file holds; what is noticed on the way goes to the summary."""
         contents = video.look_into(path)
+        has_pictures, has_sound = usable(model, contents, self.modalities, path)
         if contents.picture:
             image = read_picture(path, upright=True)
             if isinstance(image, str):
                 raise DataError(f"{path}: {image}; fetch the file anew")
-            summary.begin("picture", contents)
+            summary.begin("picture", contents, model)
             yield from predict_picture(model, image, self.faces)
             return
-        has_video, has_sound = usable(model, contents, self.modalities, path)
-        summary.begin("video" if has_video else "sound", contents, has_sound)
-        played = ahead(video.play(path, pictures=has_video, sound=has_sound), _DECODED_AHEAD)
+        summary.begin("video" if has_pictures else "sound", contents, model, has_sound)
+        played = ahead(video.play(path, pictures=has_pictures, sound=has_sound), _DECODED_AHEAD)
         duration_s = round(contents.duration_s) if contents.duration_s else None
         with tqdm(total=duration_s, desc=path.name, unit="s", leave=False) as bar:
             try:
-                for trace in predict_stream(model, played, has_video, has_sound, self.faces):
+                for trace in predict_stream(model, summary.noting(played), has_pictures, has_sound, self.faces):
                     bar.update(max(round(float(trace.time_s[-1])) - bar.n, 0))
                     yield trace
             except DataError as error:
                 if not summary.frames:
                     raise
                 summary.breaks(str(error).removeprefix(f"{path}: "))
-        if not summary.frames and self.faces == 1:
+        if not summary.frames:
             raise DataError(f"{path}: not one frame can be decoded; fetch the file anew")
 
 
@@ -226,7 +233,7 @@ class Summary:
         kind: "video", "sound" or "picture".
         notes: sentences for people.
         broken: whether a part of it is missing.
-        frames: how many frames there are, each counted once whatever the number of faces.
+        frames: how many frames there are, whether or not there is a face in them.
     """
 
     kind: str = ""
@@ -234,17 +241,31 @@ class Summary:
     broken: bool = False
     frames: int = 0
     _contents: Contents | None = None
+    _model: StreamModel | None = None
     _listens: bool = False
+    _heard: bool = False
+    _samples: int = 0
     _with_face: int = 0
     _with_voice: int = 0
     _faces: dict[int, "FaceSummary"] = field(default_factory=dict)
 
-    def begin(self, kind: str, contents: Contents, listens: bool = False) -> None:
-        """Say what it is."""
-        self.kind, self._contents, self._listens = kind, contents, listens
+    def begin(self, kind: str, contents: Contents, model: StreamModel, listens: bool = False) -> None:
+        """Say what it is, who predicts it, and whether its sound is used."""
+        self.kind, self._contents, self._model, self._listens = kind, contents, model, listens
         rate_hz = contents.frame_rate_hz
         if kind == "video" and rate_hz is not None and abs(rate_hz - FRAME_RATE_HZ) > 0.01:
             self.notes.append(f"{rate_hz:.4g} pictures per second; predicted at {FRAME_RATE_HZ}")
+
+    def noting(self, played: Iterable[Played]) -> Iterator[Played]:
+        """The same; how much there is of it is noted."""
+        for kind, part in played:
+            if kind == "picture":
+                self.frames += 1
+            else:
+                self._heard |= has_voice(part)
+                self._samples += len(part)
+                self.frames = self._samples // SAMPLES_PER_FRAME if self.kind == "sound" else self.frames
+            yield kind, part
 
     def add(self, trace: FaceTrace) -> None:
         """Take the next part."""
@@ -267,10 +288,12 @@ class Summary:
             self.breaks(f"it says that it lasts {said_s:.1f} s")
         if not self._with_face and self.kind != "sound":
             self.notes.append("no face was found")
-        if self._listens and not self._with_voice:
-            self.notes.append("its sound is silent throughout: told from the face alone")
+        seen = self.kind == "video" and self._model is not None and self._model.uses[0]
+        what_is_left = "told from the face alone" if seen else "so nothing that this model could tell anything from"
+        if self._listens and not self._heard:
+            self.notes.append(f"its sound is silent throughout: {what_is_left}")
         elif self.kind == "video" and contents is not None and not contents.sound:
-            self.notes.append("without sound: told from the face alone")
+            self.notes.append(f"without sound: {what_is_left}")
         return {
             "input": name,
             "kind": self.kind,
@@ -326,10 +349,15 @@ def finished(folder: Path, made_from: dict[str, Any]) -> dict[str, Any] | None:
     return summary if summary.get("made_from") == made_from and all(file.is_file() for file in files) else None
 
 
+def printable(text: str) -> str:
+    """A text that may name a file, for the terminal: names need be no UTF-8."""
+    return escape(text.encode("utf-8", "replace").decode())
+
+
 def print_outcomes(outcomes: list[Outcome], out: Path) -> None:
     """Print what became of each input, one below the other."""
     for outcome in outcomes:
-        rich.print(f"[bold]{outcome.result:9}[/] {escape(outcome.input)}")
+        rich.print(f"[bold]{outcome.result:9}[/] {printable(outcome.input)}")
         for note in outcome.notes:
-            rich.print(f"          [dim]{escape(note)}[/]")
+            rich.print(f"          [dim]{printable(note)}[/]")
     print(f"results: {out}{os.sep}")

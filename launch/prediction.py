@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,10 @@ Item = TypeVar("Item")
 
 STILL_FRAMES = 5 * FRAME_RATE_HZ
 """A single picture is shown to a network for so long (5 s; our choice), since it expects a face that lasts."""
+
+
+_LOOK_UP_EVERY_S = 0.1
+"""Whoever waits for another thread looks so often whether it's in vain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,13 +100,14 @@ class _Subject:
 
 
 def usable(model: StreamModel, contents: Contents, modalities: Modalities, source: Path | str) -> tuple[bool, bool]:
-    """Whether pictures, and whether sound, are there and are to be used. Raises DataError where it is neither."""
+    """Whether pictures, and whether sound, are there and are to be used. Raises DataError where nothing can be told."""
     face, voice = MODALITIES[modalities]
-    has_video, has_sound = contents.video and face, contents.sound and voice and model.hears
-    if not has_video and not has_sound:
-        there = " and ".join(["pictures"] * contents.video + ["sound"] * contents.sound) or "neither pictures nor sound"
+    has_pictures, has_sound = (contents.video or contents.picture) and face, contents.sound and voice and model.hears
+    if not (has_pictures and model.uses[0]) and not has_sound:
+        seen = contents.video or contents.picture
+        there = " and ".join(["pictures"] * seen + ["sound"] * contents.sound) or "neither pictures nor sound"
         raise DataError(f"{source}: has {there}; this model and --modalities {modalities} want something else")
-    return has_video, has_sound
+    return has_pictures, has_sound
 
 
 def predict_stream(
@@ -132,6 +137,9 @@ def predict_stream(
 
     Yields:
         Parts of the traces, as soon as they are predicted.
+
+    Raises:
+        DataError: What is played breaks off; all before that is predicted.
     """
     latency = latency or Latency()
     follower = FaceFollower(faces) if has_video else None
@@ -157,18 +165,24 @@ def predict_stream(
                 yield from traces
             number += 1
 
-    for kind, part in played:
-        if kind == "picture" and follower is not None:
-            with latency.part("find the face"):
-                found = follower.follow(part)
-            with latency.part("cut it out"):
-                pairs.take([[(face, model.cut(part, face.landmarks)) for face in found]])
-        elif kind == "sound":
-            pairs.take(sound=part)
-        yield from predict(pairs.ready())
+    broken = None
+    try:
+        for kind, part in played:
+            if kind == "picture" and follower is not None:
+                with latency.part("find the face"):
+                    found = follower.follow(part)
+                with latency.part("cut it out"):
+                    pairs.take([[(face, model.cut(part, face.landmarks)) for face in found]])
+            elif kind == "sound":
+                pairs.take(sound=part)
+            yield from predict(pairs.ready())
+    except DataError as error:  # what has come until then is predicted all the same
+        broken = error
     yield from predict(pairs.left())
     for subject in subjects.values():
         yield from subject.finish()
+    if broken is not None:
+        raise broken
 
 
 def predict_picture(model: StreamModel, image: np.ndarray, faces: int = 1) -> list[FaceTrace]:
@@ -188,15 +202,18 @@ def predict_picture(model: StreamModel, image: np.ndarray, faces: int = 1) -> li
     return traces
 
 
-def ahead(items: Iterable[Item], most: int) -> Iterator[Item]:
-    """The same items, made by another thread while those before are used; at most so many wait."""
+def ahead(items: Iterable[Item], most: int, enough: Callable[[], bool] = lambda: False) -> Iterator[Item]:
+    """The same items, made by another thread while those before are used; at most so many wait.
+
+    They end as soon as `enough` says so, even where the next one is long in coming.
+    """
     waiting: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(most)
     stopped = threading.Event()
 
     def put(kind: str, what: Item | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put((kind, what), timeout=0.1)
+                waiting.put((kind, what), timeout=_LOOK_UP_EVERY_S)
             except queue.Full:
                 continue
             return True
@@ -215,8 +232,11 @@ def ahead(items: Iterable[Item], most: int) -> Iterator[Item]:
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
     try:
-        while True:
-            kind, what = waiting.get()
+        while not enough():
+            try:
+                kind, what = waiting.get(timeout=_LOOK_UP_EVERY_S)
+            except queue.Empty:
+                continue
             if isinstance(what, BaseException) and kind == "error":
                 raise what
             if kind == "end":
@@ -224,4 +244,4 @@ def ahead(items: Iterable[Item], most: int) -> Iterator[Item]:
             yield what  # type: ignore[misc]  # an item, of whatever type
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_LOOK_UP_EVERY_S if enough() else None)  # a camera that says nothing isn't waited for

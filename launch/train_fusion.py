@@ -260,7 +260,7 @@ def signals_of(recording: Mapping[str, Any], config: LogMelConfig) -> np.ndarray
 
 
 Predictions = dict[str, dict[str, np.ndarray]]
-"""Of one recording: "valence_arousal" and "spread" (T, 2), for each entry of `fusion.MODALITIES`."""
+"""Of one recording: "valence_arousal" and "spread" (T, 2), for each entry that `fusion.predict` has."""
 
 
 def predict_recordings(trained: Fusion, recordings: Sequence[Mapping[str, Any]], mesh: Mesh) -> list[Predictions]:
@@ -268,7 +268,7 @@ def predict_recordings(trained: Fusion, recordings: Sequence[Mapping[str, Any]],
     network = FusionNetwork(trained.config.network)
     face_network = FaceNetwork(trained.face_config) if trained.config.face_learns else None
     predict: Callable[..., Any] = jax.jit(
-        lambda variables, batch: fusion.predict(network, face_network, variables, batch),
+        lambda variables, batch: fusion.predict(network, face_network, variables, batch, trained.config.modalities),
         out_shardings=replicated(mesh),
     )
     batches = tqdm(fusion_batches(recordings, mesh), desc="predict", unit="batch", disable=not is_first_host())

@@ -73,7 +73,7 @@ def write_page(path: Path, title: str, source: Path | None, traces: Sequence[Fac
         script=Markup(script),  # noqa: S704  # Our own files, no data.
         plot_style=Markup(_read("vendored/uplot/uPlot.min.css")),  # noqa: S704
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="replace")  # the names of files may be no UTF-8
 
 
 def _numbers(trace: FaceTrace, frame_count: int) -> dict[str, Any]:

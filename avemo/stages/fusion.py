@@ -163,7 +163,7 @@ def build(
         train_step=partial(
             train_step, network=network, face_network=face_network, optimizer=optimizer, config=config, seed=seed
         ),
-        eval_step=partial(eval_step, network, face_network, config.longest_delay_s),
+        eval_step=partial(eval_step, network, face_network, config.longest_delay_s, config.modalities),
     )
 
 
@@ -298,16 +298,27 @@ def noted_at(delay_D: Float[Array, " D"], batch: Batch, frames: int) -> dict[str
 
 
 def predict(
-    network: FusionNetwork, face_network: FaceNetwork | None, variables: Any, batch: Batch
+    network: FusionNetwork,
+    face_network: FaceNetwork | None,
+    variables: Any,
+    batch: Batch,
+    learned_from: Modalities = "fused",
 ) -> dict[str, dict[str, jax.Array]]:
-    """Of whole recordings "valence_arousal" and "spread", (B, T, 2) each, for each entry of `MODALITIES`."""
+    """Of whole recordings "valence_arousal" and "spread", (B, T, 2) each, for each entry of `MODALITIES`.
+
+    A network that learned from one modality is given that alone, and has no entry for the other.
+    """
+    learned = MODALITIES[learned_from]
     if face_network is None:
         embeddings = batch["face"]
     else:
         face_params = variables["params"][FACE_NETWORK]
         embeddings = embedded(face_network, face_params, variables["batch_stats"], batch["frames"])
     predictions = {}
-    for name, (face, voice) in MODALITIES.items():
+    for name, shown in MODALITIES.items():
+        face, voice = (known and given for known, given in zip(learned, shown, strict=True))
+        if not face and not voice:
+            continue
         valid = batch["face_valid"] & face, batch["voice_valid"] & voice
         outputs: Any = network.apply(
             {"params": variables["params"]}, embeddings, valid[0], batch["waveform"], valid[1], train=False
@@ -317,10 +328,15 @@ def predict(
 
 
 def eval_step(
-    network: FusionNetwork, face_network: FaceNetwork | None, longest_delay_s: float, variables: Any, batch: Batch
+    network: FusionNetwork,
+    face_network: FaceNetwork | None,
+    longest_delay_s: float,
+    learned_from: Modalities,
+    variables: Any,
+    batch: Batch,
 ) -> dict[str, metrics.Regression]:
-    """Mergeable metrics of whole, padded recordings, for each entry of `MODALITIES`."""
-    predictions = predict(network, face_network, variables, batch)
+    """Mergeable metrics of whole, padded recordings, for each entry that `predict` has."""
+    predictions = predict(network, face_network, variables, batch, learned_from)
     delay_D = delay_frames(variables["params"], longest_delay_s)
     noted = noted_at(delay_D, batch, batch["face_valid"].shape[1])
     return {name: score(found["valence_arousal"], noted) for name, found in predictions.items()}

@@ -391,6 +391,20 @@ def test_face_alone_hears_nothing_and_voice_alone_sees_nothing():
     assert not np.allclose(plain["fused"], other_face["fused"])
 
 
+def test_a_network_that_learned_from_one_modality_is_never_given_the_other():
+    stage = fusion.build(FUSION, seed=0)
+    variables = jax.jit(stage.init)(jax.random.key(0)).variables
+    predict = lambda learned_from: fusion.predict(stage.eval_step.args[0], None, variables, windows(), learned_from)
+    both = predict("fused")
+    for name in ("face", "voice"):
+        alone = predict(name)
+        assert set(alone) == {"fused", name}
+        for found in alone.values():
+            np.testing.assert_allclose(found["valence_arousal"], both[name]["valence_arousal"], atol=1e-6)
+    voices = fusion.build(replace(FUSION, modalities="voice"), seed=0)
+    assert set(jax.jit(voices.eval_step)(variables, windows())) == {"fused", "voice"}
+
+
 def test_scores_ignore_padded_frames():
     stage = fusion.build(FUSION, seed=0)
     variables = jax.jit(stage.init)(jax.random.key(0)).variables

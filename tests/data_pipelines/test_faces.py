@@ -66,8 +66,15 @@ def test_undecodable_gives_none(data: bytes) -> None:
     assert decode_image(data) is None
 
 
+def test_postscript_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **_: started.append(arguments))
+    assert decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n") is None
+    assert started == []
+
+
 def test_whatever_a_decoder_raises_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr("data_pipelines.faces.Image.open", fail)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import threading
 from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from PIL import Image
 from test_streaming import FACE, FUSION
 
 from avemo.labels import EXPRESSIONS
+from data_pipelines.errors import DataError
 from data_pipelines.faces import CropConfig
 from data_pipelines.synthetic.drawing import draw_photograph
 from data_pipelines.synthetic.face_geometry import Placement
@@ -151,6 +153,21 @@ def test_what_is_predicted_is_used_again_until_something_changes(run, portraits,
     assert len(rows_of(out / "a.mp4")) == 5
 
 
+def test_rows_of_another_model_are_never_taken_for_those_of_an_interrupted_prediction(run, portraits, tmp_path, capsys):
+    write(tmp_path / "a.mp4", moving(portraits.one, 5))
+    out = run(tmp_path / "a.mp4")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "run_input", lambda run: {"fingerprint": "another"})
+        patch.setattr(predict, "write_page", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(SystemExit, match="1 of 1"):
+            run(tmp_path / "a.mp4", "--html", "--formats", "json")
+    assert not (out / "a.mp4/frames.csv").exists()
+    capsys.readouterr()
+    run(tmp_path / "a.mp4")
+    assert "reused" not in capsys.readouterr().out
+    assert len(rows_of(out / "a.mp4")) == 5
+
+
 def test_several_faces_have_rows_of_their_own_while_they_are_there(run, portraits, tmp_path):
     write(tmp_path / "two.mp4", [portraits.two] * 30 + [portraits.nobody] * 30)
     rows = rows_of(run(tmp_path / "two.mp4", "--faces", "3") / "two.mp4")
@@ -162,6 +179,22 @@ def test_several_faces_have_rows_of_their_own_while_they_are_there(run, portrait
         assert all(row["face_valid"] == "1" for row in mine)
         centre = (float(mine[5]["left"]) + float(mine[5]["right"])) / 2
         assert abs(centre - x) < radius / 3
+
+
+def test_a_file_is_whole_also_where_none_of_several_faces_is_there_to_the_end(run, portraits, tmp_path):
+    write(tmp_path / "gone.mp4", [portraits.one] * 20 + [portraits.nobody] * 80, sound=tone(4))
+    write(tmp_path / "nobody.mp4", [portraits.nobody] * 30, sound=tone(1.2))
+    out = run(tmp_path / "gone.mp4", tmp_path / "nobody.mp4", "--faces", "2", "--formats", "csv", "parquet")
+    assert {each["result"] for each in json.loads((out / "outcomes.json").read_text())} == {"predicted"}
+    assert (summary_of(out / "gone.mp4")["frames"], summary_of(out / "gone.mp4")["notes"]) == (100, [])
+    assert (summary_of(out / "nobody.mp4")["frames"], summary_of(out / "nobody.mp4")["notes"]) == (
+        30,
+        ["no face was found"],
+    )
+    header, table = (out / "nobody.mp4/frames.csv").read_text(), pq.read_table(out / "nobody.mp4/frames.parquet")
+    assert header.strip().split(",") == table.column_names
+    assert table.num_rows == 0
+    assert table.schema == pq.read_table(out / "gone.mp4/frames.parquet").schema
 
 
 def test_one_face_has_a_row_for_each_frame_also_where_it_is_gone(run, portraits, tmp_path):
@@ -196,6 +229,27 @@ def test_sound_of_any_rate_and_layout_is_predicted_without_a_face(run, tmp_path)
         assert summary_of(folder)["kind"] == "sound"
         arousal.append(float(rows[40]["arousal"]))
     np.testing.assert_allclose(arousal, arousal[0], atol=0.02)
+
+
+def test_tags_in_any_encoding_and_names_with_colons_are_read(run, portraits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("10:30.wav", tone(1), RATE_HZ)
+    whole = (tmp_path / "10:30.wav").read_bytes()
+    artist = b"IART" + (4).to_bytes(4, "little") + b"Ren\xe9"
+    tags = b"LIST" + (4 + len(artist)).to_bytes(4, "little") + b"INFO" + artist
+    (tmp_path / "10:30.wav").write_bytes(
+        b"RIFF" + (len(whole) + len(tags) - 8).to_bytes(4, "little") + whole[8:] + tags
+    )
+    assert len(rows_of(run("10:30.wav") / "10:30.wav")) == 25
+
+
+def test_files_that_were_joined_are_predicted_to_their_end(run, portraits, tmp_path):
+    part = write(tmp_path / "part.ts", [portraits.one] * 40, sound=tone(1.6)).read_bytes()
+    (tmp_path / "joined.ts").write_bytes(part + part)
+    rows = rows_of(run(tmp_path / "joined.ts") / "joined.ts")
+    assert len(rows) == pytest.approx(80, abs=3)
+    assert [row["face_valid"] for row in rows[2:-2]] == ["1"] * (len(rows) - 4)
+    assert [row["voice_valid"] for row in rows[2:-2]] == ["1"] * (len(rows) - 4)
 
 
 def test_pictures_and_all_other_kinds_in_one_folder(run, portraits, tmp_path, capsys):
@@ -291,7 +345,7 @@ def test_a_detector_that_fails_is_told(run, portraits, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="1 of 1"):
         run(tmp_path / "a.mp4")
     (outcome,) = json.loads((tmp_path / "out/outcomes.json").read_text())
-    assert outcome["notes"] == ["assertion failed"]
+    assert outcome["notes"] == ["error: assertion failed"]
 
 
 def test_of_a_video_that_breaks_off_what_there_is_is_predicted(run, portraits, tmp_path):
@@ -348,6 +402,22 @@ def test_inputs_that_cannot_be_meant_are_refused(run, tmp_path, monkeypatch, arg
         run(*arguments)
 
 
+def test_a_model_for_voices_alone_is_asked_of_sound_only(run, model, portraits, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "load_model", lambda run: replace(model, uses=(False, True)))
+    Image.fromarray(portraits.one).save(tmp_path / "a.png")
+    write(tmp_path / "mute.mp4", [portraits.one] * 5)
+    write(tmp_path / "silent.mp4", [portraits.one] * 5, sound=0 * tone(0.2))
+    soundfile.write(tmp_path / "a.wav", tone(1), RATE_HZ)
+    with pytest.raises(SystemExit, match="2 of 4"):
+        run(*(tmp_path / name for name in ("a.png", "mute.mp4", "silent.mp4", "a.wav")))
+    outcomes = {each["input"].split("/")[-1]: each for each in json.loads((tmp_path / "out/outcomes.json").read_text())}
+    for name in ("a.png", "mute.mp4"):
+        assert outcomes[name]["result"] == "failed"
+        assert "want something else" in outcomes[name]["notes"][0]
+    assert "nothing that this model could tell" in outcomes["silent.mp4"]["notes"][0]
+    assert outcomes["a.wav"]["result"] == "predicted"
+
+
 def test_without_a_model_the_demos_is_taken_with_a_warning(tmp_path, monkeypatch, capsys, model):
     monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "a.wav", tone(0.2), RATE_HZ)
@@ -386,6 +456,24 @@ def test_live_tells_a_line_a_second_and_where_the_time_went(run, portraits, tmp_
         assert float(row["valence"]) == pytest.approx(float(other["valence"]), abs=2e-4)
 
 
+def test_of_a_stream_that_breaks_off_the_rows_are_kept(run, portraits, tmp_path, monkeypatch):
+    def breaks_off(*_, **__):
+        yield from (("picture", portraits.one) for _ in range(12))
+        raise DataError("unplugged")
+
+    write(tmp_path / "a.mp4", [portraits.one] * 30)
+    monkeypatch.setattr("launch.live.video.play", breaks_off)
+    with pytest.raises(SystemExit, match="unplugged"):
+        run(tmp_path / "a.mp4", "--live")
+    assert len(rows_of(tmp_path / "out")) == 12
+
+
+def test_live_makes_no_page(run, capsys):
+    with pytest.raises(SystemExit):
+        run("v4l2:/dev/video0", "--live", "--html")
+    assert "--live keeps rows as CSV" in capsys.readouterr().err
+
+
 def test_live_takes_whatever_ffmpeg_opens(run, tmp_path, capsys):
     run("lavfi:testsrc=size=320x240:rate=25:duration=0.4", "--live")
     assert "no face" in capsys.readouterr().out
@@ -418,6 +506,20 @@ def test_what_is_made_ahead_comes_in_order_errors_too_and_the_thread_ends():
     endless = ahead(iter(int, 1), 3)
     next(endless)
     endless.close()
+
+
+def test_what_is_long_in_coming_is_not_waited_for_once_there_is_enough():
+    told, never = threading.Event(), threading.Event()
+
+    def stalls():
+        yield 1
+        never.wait()
+
+    items = ahead(stalls(), 3, told.is_set)
+    assert next(items) == 1
+    told.set()
+    assert list(items) == []
+    never.set()
 
 
 def test_looking_into_files_tells_what_they_hold(portraits, tmp_path):
