@@ -74,7 +74,7 @@ def test_paper_teacher_has_the_papers_shapes():
         (MOBILE_STUDENT, 3_117_146, 202),
         (DENSENET_STUDENT, 7_107_242, 2040),
         (SMALL_TEACHER, 1_686_378, 78.4),
-        (SMALL_STUDENT, 230_182, 7.7),
+        (SMALL_STUDENT, 230_182, 7.76),
         (TINY_STUDENT, 64_986, 2.5),
         (DEMO_TEACHER, 329_946, 8.3),
         (DEMO_STUDENT, 64_986, 1.85),
@@ -85,7 +85,7 @@ def test_presets_cost_what_their_docstrings_say(config, parameters, mflops):
     shapes = jax.eval_shape(lambda key: init_variables(network, key), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == parameters
     lowered = jax.jit(lambda v, x: network.apply(v, x, train=False)).lower(shapes, images(config, batch=1))
-    assert lowered.cost_analysis()["flops"] == pytest.approx(mflops * 1e6, rel=0.03)
+    assert lowered.cost_analysis()["flops"] == pytest.approx(mflops * 1e6, rel=0.01)
 
 
 def test_a_student_may_look_at_less_of_the_same_face():
