@@ -100,6 +100,7 @@ class Contents:
     Attributes:
         video: Whether there are pictures that move; those that only decorate a sound file don't count.
         sound: Whether there is sound, be it silence.
+        undecodable_sound: Whether there is sound, but none that FFmpeg has a decoder for.
         picture: Whether it is a single picture.
         duration_s: How long it says it lasts; None if it doesn't.
         frame_rate_hz: How many pictures it says it has per second; None if it doesn't.
@@ -107,6 +108,7 @@ class Contents:
 
     video: bool
     sound: bool
+    undecodable_sound: bool
     picture: bool
     duration_s: float | None
     frame_rate_hz: float | None
@@ -124,7 +126,8 @@ def look_into(source: Path | str) -> Contents:
         duration_s = None if container.duration is None else container.duration / av.time_base
         rate_hz = float(video.average_rate) if video is not None and video.average_rate else None
         sound = _audio_stream(container) is not None
-        return Contents(video is not None and not picture, sound, picture, duration_s, rate_hz)
+        undecodable_sound = not sound and len(container.streams.audio) > 0
+        return Contents(video is not None and not picture, sound, undecodable_sound, picture, duration_s, rate_hz)
 
 
 def has_video(path: Path) -> bool:
@@ -175,6 +178,8 @@ def load_sound_track(path: Path) -> np.ndarray:
     Raises:
         DataError: The file can't be opened, or its sound can't be decoded.
     """
+    if look_into(path).undecodable_sound:
+        raise DataError(f"{path}: no decoder for its sound; encode the sound anew, as AAC for example")
     parts = [samples for _, samples in play(path, pictures=False)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 

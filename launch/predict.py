@@ -293,7 +293,8 @@ class Summary:
         if self._listens and not self._heard:
             self.notes.append(f"its sound is silent throughout: {what_is_left}")
         elif self.kind == "video" and contents is not None and not contents.sound:
-            self.notes.append(f"without sound: {what_is_left}")
+            missing = "no decoder for its sound" if contents.undecodable_sound else "without sound"
+            self.notes.append(f"{missing}: {what_is_left}")
         return {
             "input": name,
             "kind": self.kind,

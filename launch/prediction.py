@@ -106,6 +106,7 @@ def usable(model: StreamModel, contents: Contents, modalities: Modalities, sourc
     if not (has_pictures and model.uses[0]) and not has_sound:
         seen = contents.video or contents.picture
         there = " and ".join(["pictures"] * seen + ["sound"] * contents.sound) or "neither pictures nor sound"
+        there += ", and sound without a decoder" * contents.undecodable_sound
         raise DataError(f"{source}: has {there}; this model and --modalities {modalities} want something else")
     return has_pictures, has_sound
 

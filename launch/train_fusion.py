@@ -70,12 +70,25 @@ class TrainFusion(Run):
         if not left and from_first_host((self.out / FITTED_FILE).exists):
             return
         parts = {split: load_recordings(self.data, self.clips, split, config, face, mesh) for split in ("train", "dev")}
+        if config.delay != "searched":  # the search refuses recordings itself
+            self._check_lengths(parts)
         if left:
             self._train(parts, face, mesh)
         trained = load_fusion(self.out, mesh)
         fitted = fit_on_dev(trained, predict_recordings(trained, parts["dev"], mesh), parts["dev"])
         if is_first_host():
             write_json(self.out / FITTED_FILE, asdict(fitted))
+
+    def _check_lengths(self, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Raise LaunchError where all of a split end before anything that raters noted of them could be read."""
+        delay_s = max(self.config.annotation_delay_s)
+        for split, recordings in parts.items():
+            longest_s = max(len(recording["gold_standard"]) for recording in recordings) / FRAME_RATE_HZ
+            if longest_s <= delay_s + 1 / FRAME_RATE_HZ:
+                raise LaunchError(
+                    f"{self.data / self.clips}: no recording of {split} lasts over {longest_s:.2f} s, too short for "
+                    f"a delay of {delay_s:.2f} s: lower --annotation-delay-s"
+                )
 
     def _train(
         self, parts: Mapping[str, Sequence[Mapping[str, Any]]], face: tuple[FaceConfig, Any], mesh: Mesh

@@ -24,7 +24,7 @@ from data_pipelines.faces import CropConfig
 from data_pipelines.synthetic.drawing import draw_photograph
 from data_pipelines.synthetic.face_geometry import Placement
 from data_pipelines.synthetic.face_model import FaceParameters, sample_identity
-from data_pipelines.video import look_into, play
+from data_pipelines.video import load_sound_track, look_into, play
 from launch import live, predict
 from launch.benchmarks.streaming import untrained
 from launch.prediction import ahead, joined, predict_stream
@@ -215,6 +215,19 @@ def test_silence_is_noticed_and_masked(run, portraits, tmp_path):
     assert {row["voice_valid"] for row in silent} == {"0"}
     deaf = rows_of(run(tmp_path / "a.mp4", "--modalities", "face") / "a.mp4")
     assert [row["valence"] for row in deaf] == [row["valence"] for row in silent]
+
+
+def test_sound_without_a_decoder_is_told(run, portraits, tmp_path):
+    video = write(tmp_path / "a.mkv", [portraits.one] * 20, sound=tone(0.8))
+    video.write_bytes(video.read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    folder = run(video) / "a.mkv"
+    assert summary_of(folder)["notes"] == ["no decoder for its sound: told from the face alone"]
+    with pytest.raises(DataError, match=r"a\.mkv: no decoder for its sound; encode the sound anew"):
+        load_sound_track(video)
+    with pytest.raises(SystemExit):
+        run(video, "--modalities", "voice")
+    told = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    assert "has pictures, and sound without a decoder; this model" in told[0]["notes"][0]
 
 
 def test_sound_of_any_rate_and_layout_is_predicted_without_a_face(run, tmp_path):

@@ -50,6 +50,12 @@ def test_a_search_that_recordings_are_too_short_for_is_refused(tiny, face, tmp_p
         train(tiny, face, tmp_path / "run", "--delay", "searched")
 
 
+@pytest.mark.parametrize("delay", ["fixed", "learned"])
+def test_recordings_that_end_before_the_delay_has_passed_are_refused(tiny, face, tmp_path, delay):
+    with pytest.raises(SystemExit, match=r"too short for a delay of 9.00 s: lower --annotation-delay-s"):
+        train(tiny, face, tmp_path / "run", "--delay", delay, "--annotation-delay-s", "1", "9")
+
+
 def test_a_face_network_that_learns_is_kept_in_the_run_and_scored(tiny, face, tmp_path):
     train(tiny, face, tmp_path / "run", "--face-learns", "--delay", "learned")
     before, after = state(face)["variables"]["params"], state(tmp_path / "run")["variables"]["params"]["face_network"]
