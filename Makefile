@@ -52,4 +52,4 @@ lock:  ## resolve pyproject.toml anew into the two lock files (needs uv); one ve
 	@$(LOCK) --constraint requirements-dev.lock -o requirements.lock
 
 clean:  ## remove what the demo and the tests made, but not .venv
-	@rm -rf runs .cache .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf runs/demo .cache .pytest_cache .mypy_cache .ruff_cache

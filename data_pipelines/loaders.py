@@ -60,6 +60,7 @@ def class_counts(data_dir: Path, name: FaceSet = "affectnet", split: str = "trai
 
 def has_valence_arousal(data_dir: Path, name: FaceSet) -> bool:
     """Whether any training face of a prepared dataset is labelled with valence and arousal."""
+    class_counts(data_dir, name)  # says so where there is no training split
     counts = read_metadata(prepared_folder(data_dir, name))["splits"]["train"]
     return counts["without_valence_arousal"] < counts["records"]
 

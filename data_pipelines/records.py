@@ -115,7 +115,7 @@ def open_split(data_dir: Path, name: str, split: str) -> Records:
 
     Args:
         data_dir: The folder of prepared datasets, as given to the `prepare_…` functions.
-        name: "affectnet", "fec/faces", "fec/triplets" or "recola".
+        name: "affectnet", "fec/faces", "fec/triplets", "recola", "faces" or "clips".
         split: One of the dataset's splits.
 
     Returns:

@@ -191,7 +191,7 @@ def evaluate_fusion(
     if len(recordings) > 1:
         if fusion.MODALITIES[config.modalities][1]:
             swapped = predict_recordings(trained, swap_voices(recordings), mesh)
-            traces["voice_swapped"] = [each["fused"]["valence_arousal"] for each in swapped]
+            traces["voice_swapped"] = [each[config.modalities]["valence_arousal"] for each in swapped]
         others = [*best[1:], best[0]]
         traces["chance"] = [
             np.resize(other["valence_arousal"], each["labels"].shape) for other, each in zip(others, noted, strict=True)
@@ -231,7 +231,7 @@ def post_processed(trace_TxD: np.ndarray, fitted: FittedOnDev) -> np.ndarray:
 def spread_results(
     predictions: Sequence[Mapping[str, np.ndarray]], noted: Sequence[Mapping[str, np.ndarray]], fitted: FittedOnDev
 ) -> dict[str, Any]:
-    """How many of the raters' values lie in the predicted band, and how wide it is."""
+    """How many of the raters' values lie in the predicted band, how wide it is, and what the spread is scaled by."""
     found: dict[str, Any] = {"nominal_coverage": fitted.nominal_coverage}
     for i, dimension in enumerate(DIMENSIONS):
         inside, widths = [], []
@@ -243,6 +243,7 @@ def spread_results(
         found[dimension] = {
             "coverage": float(np.concatenate([part.ravel() for part in inside]).mean()),
             "mean_width": float(np.concatenate(widths).mean()),
+            "factor": fitted.spread_factor[dimension],
         }
     return found
 

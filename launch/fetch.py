@@ -1,4 +1,4 @@
-"""`avemo fetch fec`: download the photographs that a release only links to. No other command uses the network."""
+"""`avemo fetch fec`: download the photographs that a release only links to. No other command downloads anything."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -99,7 +99,7 @@ class Predict:
         if self.model == DEMO_MODEL:
             if not self.model.is_dir():
                 raise LaunchError(f"no --model is named, and the demo's isn't at {self.model}: avemo demo makes it")
-            print(f"warning: no --model is named. {DEMO_WARNING}")
+            print(f"warning: {DEMO_WARNING}")
         model = load_model(self.model)
         if self.live:
             predict_live(model, self.inputs[0], self.faces, self.modalities, self.out)

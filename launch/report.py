@@ -142,7 +142,8 @@ def write_report(out: Path) -> Path:
         confusions=confusions(predictions),
         faces=sample_faces(predictions),
         traces=recola_traces(predictions, results),
-        trace_styles=TRACE_STYLES,
+        trace_styles={kind: TRACE_STYLES[kind] for kind in ("gold_standard", *_told(results))},
+        told=_told(results),
         face_set=FACE_SETS[_scored(results, FACE_SETS)],
         clip_set=CLIP_SETS[_scored(results, CLIP_SETS)],
         protocol=find(results, _scored(results, CLIP_SETS), "protocol"),
@@ -256,12 +257,12 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         if name := next((name for name in ("student", "teacher") if values[name]), None):
             cards.append((values.pop(name), f"{label}, {name}", [f"{n} {v}" for n, v in values.items() if v]))
     for dimension in DIMENSIONS:
-        path = (clips, "fused", dimension, "ccc_concatenated")
-        value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
-        if value:
-            cards.append(
-                (value, f"{CLIP_SETS[clips]} CCC of {dimension}, fused", [f"ceiling {ceiling}"] if ceiling else [])
-            )
+        for told in _told(results)[:1]:
+            path = (clips, told, dimension, "ccc_concatenated")
+            value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
+            label = f"{CLIP_SETS[clips]} CCC of {dimension}, {RECOLA_INPUTS[told]}"
+            if value:
+                cards.append((value, label, [f"ceiling {ceiling}"] if ceiling else []))
     _, key, unit, form, more_is_better = SPEED_FIGURES[0]
     teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
     if gain := show(student_gain(teacher, student, more_is_better), TIMES):
@@ -355,22 +356,29 @@ def read_log(path: Path) -> list[dict[str, float]]:
         raise LaunchError(f"{path} can't be read: {error}") from error
 
 
+def _told(results: Mapping[str, Any]) -> list[str]:
+    """What the fusion network predicted from: "fused" first, or the one modality that it was trained for."""
+    scored = results.get(_scored(results, CLIP_SETS), {})
+    return [kind for kind in ("fused", "face", "voice") if kind in scored]
+
+
 def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> dict[str, Markup]:
     """For each recording, valence and arousal over time; all drawings have the same scale."""
     clips = _scored(results, CLIP_SETS)
     recordings = find(results, clips, "protocol", "recordings") or []
     recordings = [name for name in recordings if f"{clips}/{name}/gold_standard" in predictions]
-    drawn = [predictions[f"{clips}/{name}/{kind}"] for name in recordings for kind in TRACE_STYLES]
+    kinds = ("gold_standard", *_told(results))
+    drawn = [predictions[f"{clips}/{name}/{kind}"] for name in recordings for kind in kinds]
     limit = 1.05 * max((float(np.abs(values).max(initial=0)) for values in drawn), default=1.0)
     traces = {}
     for name in recordings:
         panels = []
         for i, dimension in enumerate(DIMENSIONS):
             lines = []
-            for kind, style in TRACE_STYLES.items():
+            for kind in kinds:
                 values = predictions[f"{clips}/{name}/{kind}"][:, i]
-                band = predictions[f"{clips}/{name}/band"][:, i] if kind == "fused" else None
-                lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, style, band))
+                band = predictions[f"{clips}/{name}/band"][:, i] if kind == kinds[1] else None
+                lines.append(Line(kind, np.arange(len(values)) / FRAME_RATE_HZ, values, TRACE_STYLES[kind], band))
             panels.append((dimension, lines))
         traces[name] = draw_lines(panels, f"{name}: valence and arousal over time", "time (s)", (10, 3.7), limit)
     return traces

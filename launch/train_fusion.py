@@ -150,7 +150,7 @@ class TrainFusion(Run):
             print(f"annotation delay found: {valence_s:.2f} s in valence, {arousal_s:.2f} s in arousal")
             tried = dict(zip(DIMENSIONS, correlation.T.tolist(), strict=True))
             tried_s = (np.arange(longest + 1) / FRAME_RATE_HZ).tolist()
-            found = {"valence_s": valence_s, "arousal_s": arousal_s, "tried_s": tried_s, "correlation_on_dev": tried}
+            found = {"valence_s": valence_s, "arousal_s": arousal_s, "tried_s": tried_s, "correlation": tried}
             write_json(self.out / DELAYS_FILE, found)
         return valence_s, arousal_s
 

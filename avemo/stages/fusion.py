@@ -306,19 +306,16 @@ def predict(
 ) -> dict[str, dict[str, jax.Array]]:
     """Of whole recordings "valence_arousal" and "spread", (B, T, 2) each, for each entry of `MODALITIES`.
 
-    A network that learned from one modality is given that alone, and has no entry for the other.
+    A network that learned from one modality is given that alone, and has its entry alone.
     """
-    learned = MODALITIES[learned_from]
     if face_network is None:
         embeddings = batch["face"]
     else:
         face_params = variables["params"][FACE_NETWORK]
         embeddings = embedded(face_network, face_params, variables["batch_stats"], batch["frames"])
     predictions = {}
-    for name, shown in MODALITIES.items():
-        face, voice = (known and given for known, given in zip(learned, shown, strict=True))
-        if not face and not voice:
-            continue
+    for name in MODALITIES if learned_from == "fused" else [learned_from]:
+        face, voice = MODALITIES[name]
         valid = batch["face_valid"] & face, batch["voice_valid"] & voice
         outputs: Any = network.apply(
             {"params": variables["params"]}, embeddings, valid[0], batch["waveform"], valid[1], train=False

@@ -267,7 +267,7 @@ def resnet(config: ResNetConfig) -> tuple[nn.Sequential, int]:
 
 
 class DenseLayer(nn.Module):
-    """Twin of `avemo.models.face.DenseLayer`."""
+    """Twin of `avemo.models.densenet.DenseLayer`."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()

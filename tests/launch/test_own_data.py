@@ -72,6 +72,13 @@ def test_faces_without_an_expression_say_so(own):
     )
 
 
+def test_a_list_without_faces_to_learn_from_is_refused_by_trainings(tiny, tmp_path):
+    list_faces(tiny.corpora, tiny.corpora / "scored.csv", ("validation",))
+    avemo("prepare", "faces", "--csv", tiny.corpora / "scored.csv", "--out", tmp_path, "--size", 46, "--processes", 1)
+    with pytest.raises(SystemExit, match="no split train; there are validation"):
+        avemo("train", "teacher", "--data", tmp_path, *FACES, "--triplet-batch-size", "0", "--out", tmp_path / "run")
+
+
 def test_own_data_are_learned_from_and_scored(own, tmp_path):
     avemo("train", "teacher", "--data", own, "--out", tmp_path / "teacher", *FACES)
     avemo("train", "fusion", "--data", own, "--out", tmp_path / "fusion", "--face", tmp_path / "teacher", *CLIPS)

@@ -37,8 +37,8 @@ def test_a_searched_delay_is_kept_with_all_that_was_tried_and_used(tiny, face, t
     run = tmp_path / "run"
     train(tiny, face, run, "--delay", "searched", "--longest-delay-s", "2")
     found = json.loads((run / "delays.json").read_text())
-    assert len(found["tried_s"]) == len(found["correlation_on_dev"]["valence"]) == 51
-    assert max(found["correlation_on_dev"]["arousal"]) <= 1
+    assert len(found["tried_s"]) == len(found["correlation"]["valence"]) == 51
+    assert max(found["correlation"]["arousal"]) <= 1
     protocol = results(tiny, run, tmp_path)["protocol"]
     assert protocol["delay"] == "searched"
     expected = {name: found[f"{name}_s"] for name in ("valence", "arousal")}
@@ -73,6 +73,18 @@ def test_a_carried_state_survives_an_interruption_to_the_bit(tiny, face, tmp_pat
     assert any(np.any(leaf) for leaf in jax.tree.leaves(one["optimizer"]["carry"]))
     for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(("modality", "other"), [("face", "voice"), ("voice", "face")])
+def test_a_network_for_one_modality_is_scored_and_reported(tiny, face, tmp_path, modality, other):
+    train(tiny, face, tmp_path / "run", "--modalities", modality)
+    scored = results(tiny, tmp_path / "run", tmp_path)
+    assert modality in scored
+    assert not {"fused", other} & set(scored)
+    assert scored["spread"]["valence"]["factor"] == load_fitted(tmp_path / "run").spread_factor["valence"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"CCC of valence, {modality} only" in page
+    assert "The band around the prediction is to hold" in page
 
 
 def test_embeddings_are_made_once_for_a_face_network(tiny, face, tmp_path, monkeypatch):
