@@ -74,8 +74,8 @@ def search(train: Recordings, dev: Recordings, longest: int) -> np.ndarray:
     shortest = min(len(labels) for _, labels in [*train, *dev])
     if shortest <= longest + 1:
         raise ValueError(f"the shortest recording has {shortest} frames, too few for a delay of {longest} frames")
-    parts = [[(_even(inputs), labels) for inputs, labels in part] for part in (train, dev)]
-    return (_read(*parts, longest) + _read(*parts[::-1], longest)) / 2
+    train, dev = [[(_even(inputs), labels) for inputs, labels in part] for part in (train, dev)]
+    return (_read(train, dev, longest) + _read(dev, train, longest)) / 2
 
 
 def _read(fitted: Recordings, scored: Recordings, longest: int) -> np.ndarray:
