@@ -34,23 +34,6 @@ COLUMNS = affectnet_2017.COLUMNS
 _FORMS: dict[Release, ModuleType] = {"2017": affectnet_2017, "2021": affectnet_2021, "plus": affectnet_plus}
 _CODES: dict[float, Unlabelled] = {8: "none", 9: "uncertain", 10: "non-face"}
 _MISSING = -2.0
-_PUBLISHED: dict[tuple[Release, Split], int] = {
-    ("2017", "train"): 414_799,
-    ("2017", "validation"): 5_500,
-    ("2021", "train"): 287_651,
-    ("2021", "validation"): 3_999,
-    ("plus", "train"): 414_799,
-    ("plus", "validation"): 5_500,
-    ("plus", "automatic"): 539_607,
-}
-
-
-def expected_counts(release: Release, split: Split) -> int | None:
-    """How many pictures a split was published with, of all codes; None where no reliable figure is known.
-
-    A training list that "unlabelled" is taken out of was published with as many as both splits have together.
-    """
-    return _PUBLISHED.get((release, split))
 
 
 def count(root: Path, release: Release, split: Split) -> int | None:

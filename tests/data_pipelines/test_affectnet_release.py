@@ -15,7 +15,6 @@ from data_pipelines.releases.affectnet import (
     check_source,
     count,
     detect_release,
-    expected_counts,
     read_split,
 )
 from data_pipelines.releases.affectnet_annotation import five_points
@@ -423,16 +422,6 @@ def test_the_five_landmarks_are_in_the_order_of_the_template() -> None:
     five = five_points(points.ravel())
     np.testing.assert_allclose(five, [[36, 40], [64, 40], [50, 60], [35, 78], [65, 78]])
     assert np.abs(five / 100 - FACE_TEMPLATE).max() < 0.06
-
-
-def test_published_counts() -> None:
-    assert [expected_counts("2017", split) for split in ("train", "validation", "unlabelled", "automatic")] == [
-        414_799, 5_500, None, None
-    ]  # fmt: skip
-    assert [expected_counts("2021", split) for split in ("train", "validation")] == [287_651, 3_999]
-    assert [expected_counts("plus", split) for split in ("train", "validation", "automatic")] == [
-        414_799, 5_500, 539_607
-    ]  # fmt: skip
 
 
 def test_unused_codes_of_2021_may_be_kept(tmp_path: Path) -> None:
