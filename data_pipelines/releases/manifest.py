@@ -109,24 +109,6 @@ def read_faces(path: Path, root: Path, split: str) -> Iterator[Face | Skip]:
             yield item
 
 
-def clip_splits(path: Path) -> tuple[str, ...]:
-    """The splits that a list of clips names.
-
-    Args:
-        path: The list.
-
-    Returns:
-        Of "train", "dev" and "test" those that occur, in this order; other names are the readers' to skip.
-
-    Raises:
-        DataError: The list is absent, no CSV, names none of them, or has columns that it can't have.
-    """
-    named = {cells["split"].lower() for _, cells in _clip_rows(path)}
-    if named.isdisjoint(CLIP_SPLITS):
-        raise DataError(f"{path}: no clip is in split {', '.join(CLIP_SPLITS)}; fill in the column split")
-    return tuple(split for split in CLIP_SPLITS if split in named)
-
-
 def read_clips(path: Path, root: Path) -> Iterator[tuple[str | None, Recording | Skip]]:
     """Reads a list of clips, in its order.
 

@@ -16,7 +16,6 @@ from data_pipelines.releases.items import Face, Recording, Skip
 from data_pipelines.releases.manifest import (
     CLIP_COLUMNS,
     FACE_COLUMNS,
-    clip_splits,
     face_splits,
     has_votes,
     read_clips,
@@ -174,7 +173,7 @@ def test_a_wrong_list_of_faces_is_named(folder: Path, rows: list[str], message: 
 
 
 def test_an_absent_list_is_named(tmp_path: Path) -> None:
-    for call in (face_splits, clip_splits):
+    for call in (face_splits, lambda path: list(read_clips(path, tmp_path))):
         with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):
             call(tmp_path / "nowhere.csv")
 
@@ -201,7 +200,6 @@ def annotated(folder: Path, *rows: str) -> Recording | Skip:
 def test_a_clip_by_hand(folder: Path) -> None:
     rows = ("name,split,audio,video,annotation", "Ann,dev,s.wav,v.mp4,l.csv", ",test,,w.mp4,l.csv", ",Dev,s.wav,,l.csv")
     path = write(folder, *rows)
-    assert clip_splits(path) == ("dev", "test")
     items = [item for _, item in read_clips(path, folder) if isinstance(item, Recording)]
     assert [(item.name, item.split, item.video, item.audio) for item in items] == [
         ("Ann", "dev", folder / "v.mp4", folder / "s.wav"),
@@ -300,15 +298,13 @@ def test_a_wrong_row_is_a_reason(folder: Path, row: str, split: str | None, reas
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["split,video,annotation"], "no clip is in split train, dev, test"),
-        (["split,video,annotation", "validation,v.mp4,l.csv"], "no clip is in split train, dev, test"),
         (["video,annotation", "v.mp4,l.csv"], "no column split; the columns are split, annotation, video, audio, name"),
         (["split,video,annotation,rater"], "unknown column 'rater'"),
     ],
 )
 def test_a_wrong_list_of_clips_is_named(folder: Path, rows: list[str], message: str) -> None:
     with pytest.raises(DataError, match=f"list.csv: .*{message}"):
-        clip_splits(write(folder, *rows))
+        clips(folder, *rows)
 
 
 # --- anything at all -----------------------------------------------------------------------------
