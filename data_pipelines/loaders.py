@@ -51,18 +51,23 @@ def class_counts(data_dir: Path, name: FaceSet = "affectnet", split: str = "trai
     Raises:
         DataError: The dataset isn't prepared, or has no such split.
     """
-    folder = prepared_folder(data_dir, name)
-    splits = read_metadata(folder)["splits"]
-    if split not in splits:
-        raise DataError(f"{folder}: no split {split}; there are {', '.join(sorted(splits))}")
-    return tuple(splits[split][expression] for expression in EXPRESSIONS)
+    counts = _counts(data_dir, name, split)
+    return tuple(counts[expression] for expression in EXPRESSIONS)
 
 
 def has_valence_arousal(data_dir: Path, name: FaceSet) -> bool:
     """Whether any training face of a prepared dataset is labelled with valence and arousal."""
-    class_counts(data_dir, name)  # says so where there is no training split
-    counts = read_metadata(prepared_folder(data_dir, name))["splits"]["train"]
+    counts = _counts(data_dir, name, "train")
     return counts["without_valence_arousal"] < counts["records"]
+
+
+def _counts(data_dir: Path, name: FaceSet, split: str) -> dict[str, int]:
+    """What was counted of a split. Raises DataError where it isn't prepared."""
+    folder = prepared_folder(data_dir, name)
+    splits = read_metadata(folder)["splits"]
+    if split not in splits:
+        raise DataError(f"{folder}: no split {split}; there are {', '.join(sorted(splits))}")
+    return splits[split]
 
 
 def corpus_of(dataset: str) -> str:

@@ -246,7 +246,7 @@ def student_gain(teacher: float | None, student: float | None, more_is_better: b
 def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     """The few figures to remember: value, what it is, and what to hold it against."""
     cards = []
-    clips = _scored(results, CLIP_SETS)
+    clips, told = _scored(results, CLIP_SETS), next(iter(_told(results)), "fused")
     for label, corpus, key, form in (figure for figure in FACE_FIGURES if figure[2] in HEADLINES):
         paths = {
             "student": (corpus, "student"),
@@ -257,12 +257,11 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         if name := next((name for name in ("student", "teacher") if values[name]), None):
             cards.append((values.pop(name), f"{label}, {name}", [f"{n} {v}" for n, v in values.items() if v]))
     for dimension in DIMENSIONS:
-        for told in _told(results)[:1]:
-            path = (clips, told, dimension, "ccc_concatenated")
-            value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
+        path = (clips, told, dimension, "ccc_concatenated")
+        value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
+        if value:
             label = f"{CLIP_SETS[clips]} CCC of {dimension}, {RECOLA_INPUTS[told]}"
-            if value:
-                cards.append((value, label, [f"ceiling {ceiling}"] if ceiling else []))
+            cards.append((value, label, [f"ceiling {ceiling}"] if ceiling else []))
     _, key, unit, form, more_is_better = SPEED_FIGURES[0]
     teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))
     if gain := show(student_gain(teacher, student, more_is_better), TIMES):
@@ -279,7 +278,8 @@ def subject(results: Mapping[str, Any]) -> str:
     if protocol := find(results, clips, "protocol"):
         count = len(protocol["recordings"])
         recordings = "1 recording" if count == 1 else f"{count} recordings"
-        parts.append(f"the fusion of face and voice on {recordings} of {CLIP_SETS[clips]} ({protocol['split']})")
+        network = "the fusion of face and voice" if "fused" in _told(results) else "a network for one modality"
+        parts.append(f"{network} on {recordings} of {CLIP_SETS[clips]} ({protocol['split']})")
     sentence = "; ".join(parts) or "nothing"
     return sentence[0].upper() + sentence[1:]
 
@@ -359,7 +359,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 def _told(results: Mapping[str, Any]) -> list[str]:
     """What the fusion network predicted from: "fused" first, or the one modality that it was trained for."""
     scored = results.get(_scored(results, CLIP_SETS), {})
-    return [kind for kind in ("fused", "face", "voice") if kind in scored]
+    return [kind for kind in TRACE_STYLES if kind in scored]
 
 
 def recola_traces(predictions: Mapping[str, np.ndarray], results: Mapping[str, Any]) -> dict[str, Markup]:

@@ -73,3 +73,11 @@ def test_own_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(gold_standard[:50, 1], 1 - np.arange(50) / 50, atol=1e-6)
     with pytest.raises(DataError, match="at least two raters"):
         prepare_clips(path, tmp_path / "avec", ClipConfig(size=40, gold_standard="avec"), ALONE)
+
+
+@pytest.mark.parametrize("rows", ["", "validation,v.mp4,l.csv\n"])
+def test_a_list_without_clips_in_a_split_is_refused(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "clips.csv"
+    path.write_text(f"split,video,annotation\n{rows}")
+    with pytest.raises(DataError, match=r"clips\.csv: no recording can be used"):
+        prepare_clips(path, tmp_path / "out", ClipConfig(size=40), ALONE)

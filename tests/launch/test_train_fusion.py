@@ -85,6 +85,7 @@ def test_a_network_for_one_modality_is_scored_and_reported(tiny, face, tmp_path,
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"CCC of valence, {modality} only" in page
     assert "The band around the prediction is to hold" in page
+    assert "A network for one modality on 1 recording of RECOLA (test)" in page
 
 
 def test_embeddings_are_made_once_for_a_face_network(tiny, face, tmp_path, monkeypatch):
