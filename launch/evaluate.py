@@ -164,7 +164,8 @@ def evaluate_fusion(
 ) -> None:
     """Add the CCC of the fused network, of either modality alone, after post-processing, and of two controls.
 
-    "face" and "voice" are the same network with the other modality masked. The controls are voices swapped between the
+    "face" and "voice" are the same network with the other modality masked; "fused_beyond_face" is by how much both
+    tell more than the face alone, "fused_beyond_voice" likewise. The controls are voices swapped between the
     recordings, and chance: each recording scored with the prediction for another.
     """
     fingerprint = loaders.fingerprint(data, clips)
@@ -196,12 +197,17 @@ def evaluate_fusion(
         traces["chance"] = [
             np.resize(other["valence_arousal"], each["labels"].shape) for other, each in zip(others, noted, strict=True)
         ]
-    for name, values in traces.items():
-        per_recording = [
+    scored = {
+        name: [
             jax.device_get(Regression.of(*map(jnp.asarray, (value, each["labels"], each["valid"]))))
             for value, each in zip(values, noted, strict=True)
         ]
-        results[clips][name] = ccc_results(per_recording)
+        for name, values in traces.items()
+    }
+    results[clips] |= {name: ccc_results(per_recording) for name, per_recording in scored.items()}
+    if "fused" in scored:
+        for name in ("face", "voice"):
+            results[clips][f"fused_beyond_{name}"] = ccc_results(scored["fused"], beyond=scored[name])
     results[clips]["spread"] = spread_results(best, noted, fitted)
     preparation = preparations(data)[clips]
     results[clips]["protocol"] = {

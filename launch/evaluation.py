@@ -175,29 +175,41 @@ def swap_voices(recordings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return swapped
 
 
-def ccc_results(per_recording: Sequence[Regression], draws: int = 2_000) -> dict[str, dict[str, Any]]:
+def ccc_results(
+    per_recording: Sequence[Regression], beyond: Sequence[Regression] | None = None, draws: int = 2_000
+) -> dict[str, dict[str, Any]]:
     """CCC of valence and of arousal, pooled in both ways in use: all files concatenated, and the mean over files.
 
     Beside each its 95 % interval: a bootstrap over files (Efron & Tibshirani 1993), since the frames of a file are
     anything but independent. With few files it is rather too narrow.
+
+    Args:
+        per_recording: one prediction, file by file.
+        beyond: another prediction of the same files; given, the results are by how much the first one's CCC is
+            higher, in pairs: the files of a draw are the same for both.
+        draws: of the bootstrap.
     """
-    chosen = np.random.default_rng(0).integers(len(per_recording), size=(draws, len(per_recording)))
-    per_file_FxD = np.array([regression.ccc() for regression in per_recording])
-    drawn = {
-        "ccc_concatenated": np.array([_concatenated(per_recording, files) for files in chosen]),
-        "ccc_per_file": per_file_FxD[chosen].mean(1),
-    }
-    found = {
-        "ccc_concatenated": _concatenated(per_recording, range(len(per_recording))),
-        "ccc_per_file": per_file_FxD.mean(0),
-    }
+    files = len(per_recording)
+    chosen_NxF = np.vstack([np.arange(files), np.random.default_rng(0).integers(files, size=(draws, files))])
+    pooled = _pooled(per_recording, chosen_NxF)
+    if beyond is not None:
+        pooled = {pooling: pooled[pooling] - value_NxD for pooling, value_NxD in _pooled(beyond, chosen_NxF).items()}
     return {
-        dimension: {pooling: float(value_D[i]) for pooling, value_D in found.items()}
+        dimension: {pooling: float(value_NxD[0, i]) for pooling, value_NxD in pooled.items()}
         | {
-            f"{pooling}_interval": np.percentile(value_NxD[:, i], (2.5, 97.5)).tolist()
-            for pooling, value_NxD in drawn.items()
+            f"{pooling}_interval": np.percentile(value_NxD[1:, i], (2.5, 97.5)).tolist()
+            for pooling, value_NxD in pooled.items()
         }
         for i, dimension in enumerate(DIMENSIONS)
+    }
+
+
+def _pooled(per_recording: Sequence[Regression], chosen_NxF: np.ndarray) -> dict[str, np.ndarray]:
+    """CCC of N choices of files, NxD for each pooling."""
+    per_file_FxD = np.array([regression.ccc() for regression in per_recording])
+    return {
+        "ccc_concatenated": np.array([_concatenated(per_recording, files) for files in chosen_NxF]),
+        "ccc_per_file": per_file_FxD[chosen_NxF].mean(1),
     }
 
 

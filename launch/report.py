@@ -73,13 +73,15 @@ MORE_FACE_FIGURES = (
     ("FEC three-class triplets", "fec", "triplet_accuracy_three_class", PERCENT),
 )
 
-RECOLA_INPUTS = {
+RECOLA_ROWS = {
     "fused": "fused",
     "face": "face only",
     "voice": "voice only",
     "post_processed": "post-processed",
     "voice_swapped": "voice swapped",
     "chance": "another recording",
+    "fused_beyond_face": "fused minus face",
+    "fused_beyond_voice": "fused minus voice",
 }
 POOLINGS = {"ccc_concatenated": "concatenated", "ccc_per_file": "per file"}
 
@@ -204,26 +206,26 @@ def more_face_figures(results: Mapping[str, Any]) -> Table:
 
 
 def recola_table(results: Mapping[str, Any]) -> Table:
-    """CCC of each input and of the ceilings, in both poolings, with their intervals."""
+    """CCC of each input and of the ceilings, in both poolings, and what fusion adds, with their intervals."""
     clips = _scored(results, CLIP_SETS)
     split = find(results, clips, "protocol", "split") or ""
     keys = [(dimension, pooling) for dimension in DIMENSIONS for pooling in POOLINGS]
     rows = {
         f"{prefix}{label}": [show_with_interval(find(results, *path, name, key[0]), key[1]) for key in keys]
         for prefix, path in (("", (clips,)), ("ceiling: ", ("ceiling", clips)))
-        for name, label in RECOLA_INPUTS.items()
+        for name, label in RECOLA_ROWS.items()
     }
     columns = [f"{dimension}\n{POOLINGS[pooling]}" for dimension, pooling in keys]
     return Table.of(f"Valence and arousal over time: CCC on {CLIP_SETS[clips]} {split}".rstrip(), columns, rows)
 
 
 def show_with_interval(figures: Mapping[str, Any] | None, pooling: str) -> str:
-    """A CCC and, where there is one, its interval."""
+    """A CCC and, where there is one, its interval, without zeros before the point, so that a terminal holds them."""
     value, interval = find(figures or {}, pooling), find(figures or {}, f"{pooling}_interval")
     if value is None or interval is None:
         return show(value, DECIMALS)
-    low, high = interval
-    return f"{show(value, DECIMALS)}\n[{low:.2f},{high:.2f}]"
+    low, high = (show(bound, DECIMALS).replace("0.", ".") for bound in interval)
+    return f"{show(value, DECIMALS)}\n[{low},{high}]"
 
 
 def speed_table(results: Mapping[str, Any]) -> Table:
@@ -260,7 +262,7 @@ def headlines(results: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         path = (clips, told, dimension, "ccc_concatenated")
         value, ceiling = show(find(results, *path), DECIMALS), show(find(results, "ceiling", *path), DECIMALS)
         if value:
-            label = f"{CLIP_SETS[clips]} CCC of {dimension}, {RECOLA_INPUTS[told]}"
+            label = f"{CLIP_SETS[clips]} CCC of {dimension}, {RECOLA_ROWS[told]}"
             cards.append((value, label, [f"ceiling {ceiling}"] if ceiling else []))
     _, key, unit, form, more_is_better = SPEED_FIGURES[0]
     teacher, student = (find(results, "speed", name, key) for name in ("teacher", "student"))

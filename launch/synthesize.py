@@ -60,10 +60,11 @@ class SynthesizeRecola(SyntheticCorpus):
     """Draw films of talking faces with six raters' annotations in the form of RECOLA.
 
     Attributes:
-        preset: its size; "tiny" is for tests, "large" has all of RECOLA's recordings, two minutes each.
+        preset: its size; "tiny" is for tests, "large" has all of RECOLA's recordings, two minutes each; "crowd"
+            100 people, one minute each, with a partition of their own (its partition.json).
     """
 
-    preset: Literal["tiny", "demo", "large"] = "demo"
+    preset: Literal["tiny", "demo", "large", "crowd"] = "demo"
 
     def __call__(self) -> None:
         """Write the corpus."""

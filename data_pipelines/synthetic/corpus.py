@@ -53,5 +53,5 @@ def shared_out(
         yield from tqdm(map(work, jobs), desc=description, total=count)
         return
     with worker_pool(processes) as pool:
-        chunk = max(1, min(32, count // (4 * processes)))
+        chunk = max(1, min(32, count // (64 * processes)))  # small: the bar moves by whole chunks
         yield from tqdm(pool.map(work, jobs, chunksize=chunk), desc=description, total=count)

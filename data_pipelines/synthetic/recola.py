@@ -5,6 +5,7 @@ exactly: what a face or a voice shows is the truth plus a distraction that moves
 it, so that in every recording the correlation of shown and true is what the configuration says.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -52,7 +53,7 @@ class SyntheticRecolaConfig:
     """Size, clarity and raters of a synthetic RECOLA.
 
     Attributes:
-        train: Names of the training recordings, of partition A; likewise `dev` and `test`.
+        train: Names of the training recordings: letters and digits.
         dev: Names of the development recordings.
         test: Names of the test recordings.
         duration_s: Length of every recording.
@@ -86,11 +87,8 @@ class SyntheticRecolaConfig:
         names = self.train + self.dev + self.test
         if len(set(names)) < len(names) or not (self.train and self.dev and self.test):
             raise ValueError(f"train, dev and test must each name recordings, none of them twice: {names}")
-        partitions: dict[Split, tuple[str, ...]] = {"train": self.train, "dev": self.dev, "test": self.test}
-        for split, chosen in partitions.items():
-            known = {f"P{number}" for number in PARTITIONS["A"][split]}
-            if not known.issuperset(chosen):
-                raise ValueError(f"{split} must name recordings of partition A ({sorted(known)}), not {chosen}")
+        if not all(name.isascii() and name.isalnum() for name in names):
+            raise ValueError(f"names of recordings must be letters and digits: {names}")
         if not 2 <= self.duration_s <= 3600:
             raise ValueError(f"duration_s must lie in [2, 3600], not {self.duration_s}")
         if not 0.02 <= self.timescale_s <= self.duration_s / 10:
@@ -105,6 +103,11 @@ class SyntheticRecolaConfig:
             raise ValueError(f"frame_size must be even and lie in [96, 1000], not {self.frame_size}")
         if self.processes < 1:
             raise ValueError(f"processes must be at least 1, not {self.processes}")
+
+    @property
+    def partition(self) -> dict[Split, tuple[str, ...]]:
+        """Who is in which split."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
 
 
 PRESETS = {
@@ -127,8 +130,20 @@ PRESETS = {
         own_correlation=0.8,
         other_correlation=0.65,
     ),
+    "crowd": SyntheticRecolaConfig(
+        train=tuple(f"P{number}" for number in range(101, 161)),
+        dev=tuple(f"P{number}" for number in range(201, 217)),
+        test=tuple(f"P{number}" for number in range(301, 325)),
+        duration_s=60.0,
+        own_correlation=0.8,
+        other_correlation=0.65,
+    ),
 }
-"""In "large", face and voice each show both dimensions, neither of them truly: who uses both knows more."""
+"""In "large" and "crowd", face and voice each show both dimensions, neither of them truly: who uses both knows more.
+
+The people of "tiny", "demo" and "large" stand in partition A; those of "crowd", more than RECOLA has, bear numbers that
+it never uses.
+"""
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ class _Rater:
 
 
 def synthesize(out: Path, config: SyntheticRecolaConfig, seed: int) -> None:
-    """Writes the corpus and its `truth.json`.
+    """Writes the corpus, its `truth.json`, and its `partition.json` (for `avemo prepare recola --partition`).
 
     The truth holds, beside the configuration:
 
@@ -178,8 +193,7 @@ def synthesize(out: Path, config: SyntheticRecolaConfig, seed: int) -> None:
     """
     new_folder(out)
     raters = _sample_raters(config, np.random.default_rng([seed, 0]))
-    partitions: dict[str, tuple[str, ...]] = {"train": config.train, "dev": config.dev, "test": config.test}
-    names = [name for partition in partitions.values() for name in partition]
+    names = config.train + config.dev + config.test
     recordings = {name: _plan(name, number, config, raters, seed) for number, name in enumerate(names)}
     for media in ("RECOLA-Audio-recordings", "RECOLA-Video-recordings"):
         (out / media).mkdir()
@@ -193,7 +207,8 @@ def synthesize(out: Path, config: SyntheticRecolaConfig, seed: int) -> None:
             _write_ratings(folder / f"{name}.csv", recording.ratings[index])
 
     delay_frames = round(config.delay_s * FRAME_RATE_HZ)
-    train, dev, test = ([recordings[name] for name in partition] for partition in partitions.values())
+    train, dev, test = ([recordings[name] for name in partition] for partition in config.partition.values())
+    (out / "partition.json").write_text(json.dumps(config.partition) + "\n", encoding="utf-8")
     write_truth(
         out,
         {
@@ -217,7 +232,7 @@ def synthesize(out: Path, config: SyntheticRecolaConfig, seed: int) -> None:
                         for index, dimension in enumerate(DIMENSIONS)
                     },
                 }
-                for partition, members in partitions.items()
+                for partition, members in config.partition.items()
                 for name in members
             },
         },

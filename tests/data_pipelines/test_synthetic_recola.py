@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_pipelines.releases.recola import load_partition
 from data_pipelines.synthetic.recola import PRESETS, SyntheticRecolaConfig, _ceilings, _plan, _sample_raters, synthesize
 
 TINY = PRESETS["tiny"]
@@ -101,6 +102,22 @@ def test_truth_states_the_delay_and_keeps_people_apart(corpus: Path) -> None:
     assert {recording["partition"] for recording in known["recordings"].values()} == {"train", "dev", "test"}
 
 
+@pytest.mark.parametrize("preset", ["tiny", "demo", "large"])
+def test_people_stand_in_partition_a(preset: str) -> None:
+    for split, members in load_partition("A").members.items():
+        assert set(PRESETS[preset].partition[split]) <= set(members)
+
+
+def test_crowd_is_no_partition_of_recolas() -> None:
+    crowd = [name for members in PRESETS["crowd"].partition.values() for name in members]
+    people = [name for members in load_partition("A").members.values() for name in members]
+    assert set(crowd).isdisjoint(people), "A has everybody: B divides the same people otherwise"
+
+
+def test_partition_is_written_as_it_is_read(corpus: Path) -> None:
+    assert load_partition(str(corpus / "partition.json")).members == TINY.partition
+
+
 def test_ratings_on_disk_follow_the_truth(corpus: Path) -> None:
     known, shift = truth(corpus), truth(corpus)["annotation_delay_frames"]
     for name in ("P45", "P28", "P16"):
@@ -166,7 +183,7 @@ def test_a_seed_gives_the_same_files(corpus: Path, tmp_path: Path) -> None:
     "wrong",
     [
         {"dev": ("P45",)},
-        {"dev": ("P99",)},
+        {"dev": ("",)},
         {"dev": ("../P28",)},
         {"delay_s": 7.0},
         {"delay_s": 5.99},

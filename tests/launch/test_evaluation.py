@@ -128,6 +128,29 @@ def test_intervals_are_over_files_and_hold_the_score():
         assert ccc_results(parts[:1])["valence"][f"{pooling}_interval"] == pytest.approx([ccc_of(parts[0])] * 2)
 
 
+def test_gain_is_drawn_in_pairs():
+    # One network is better by about the same on every file: files differ much more than the two do on each.
+    rng = np.random.default_rng(0)
+    labels = rng.normal(size=(6, 200, 2)).astype(np.float32)
+    noise = (rng.normal(size=labels.shape) * np.linspace(0.2, 1.5, 6)[:, None, None]).astype(np.float32)
+    better, worse = (
+        [
+            jax.device_get(Regression.of(jnp.asarray(y + scale * e), jnp.asarray(y), jnp.ones(200, bool)))
+            for y, e in zip(labels, noise, strict=True)
+        ]
+        for scale in (1.0, 1.1)
+    )
+    first, second, gain = (
+        each["arousal"] for each in (ccc_results(better), ccc_results(worse), ccc_results(better, worse))
+    )
+    for pooling in ("ccc_concatenated", "ccc_per_file"):
+        assert gain[pooling] == pytest.approx(first[pooling] - second[pooling])
+        low, high = gain[f"{pooling}_interval"]
+        assert 0 < low < gain[pooling] < high
+        assert second[f"{pooling}_interval"][1] > first[f"{pooling}_interval"][0], "apart, the intervals overlap"
+    assert ccc_results(better, better)["arousal"]["ccc_per_file_interval"] == [0.0, 0.0]
+
+
 def ccc_of(regression):
     return float(regression.ccc()[0])
 

@@ -156,6 +156,13 @@ def test_rows_of_the_summary(results):
     ]
 
 
+def test_gain_of_fusion_stands_with_its_interval(results):
+    gain = {"ccc_concatenated": -0.01, "ccc_concatenated_interval": [-0.0312, 0.0104], "ccc_per_file": 0.02}
+    results["recola"]["fused_beyond_voice"] = {"arousal": gain}
+    rows = {label: cells for label, *cells in tables(results)["recola"].rows}
+    assert rows["fused minus voice"] == ["–", "–", "-0.010\n[-.031,.010]", "0.020"]
+
+
 def test_gain_needs_both_networks():
     assert student_gain(8.0, 2.0, more_is_better=False) == 4.0
     assert student_gain(8.0, 2.0, more_is_better=True) == 0.25
