@@ -5,7 +5,7 @@ Frames come upright: turned and mirrored as the file says, which phones make use
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,21 +23,29 @@ from data_pipelines.sound import check_numbers
 Played = tuple[Literal["picture", "sound"], np.ndarray]
 """A part of what is played: uint8 RGB H×W×3, or float32 samples in [-1, 1], mono, 16 kHz."""
 
-DEVICES = ("v4l2", "alsa", "pulse", "avfoundation", "dshow", "lavfi")
-"""FFmpeg's names of cameras, microphones and test pictures, for sources such as v4l2:/dev/video0."""
+DEVICES = ("v4l2", "alsa", "pulse", "lavfi")
+"""FFmpeg's names of Linux' cameras and microphones, and of test pictures, for sources such as v4l2:/dev/video0."""
+
+_FRONT = ("FL", "FR", "FC")
+"""FFmpeg's names of the front channels; of sound with more than two channels only these are heard (our choice)."""
 
 _LISTS = ("hls", "concat", "dash", "imf")
 """Files of these kinds only name others, which may lie anywhere."""
 
 _LONGEST_GAP_S = 0.1
-"""Where sound is missing for longer than this, silence stands in for it (our choice; cameras drop sound at times)."""
+"""Where sound is missing for longer than this, silence stands in for it (our choice; cameras drop sound at times),
+and where two parts of it overlap by more, the second one's beginning is left out."""
 
+_LONGEST_WAIT_S = 10
+"""So long sound is held back until the first picture has come, since it begins with that (our choice)."""
 
 _LONGEST_STEP_BACK_S, _LONGEST_STEP_S = 1, 12 * 60 * 60
 """Where times jump further than that, back or ahead, the stream goes on as if they didn't (our choice)."""
 
 
-def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Iterator[Played]:
+def play(
+    source: Path | str, pictures: bool = True, sound: bool = True, damage: Callable[[str], None] | None = None
+) -> Iterator[Played]:
     """Plays a file, or what a camera or a server sends, in the order in which it comes.
 
     Frame k is the one whose time is nearest to k / 25 s after the first; a video at 25 Hz keeps every frame,
@@ -48,6 +56,8 @@ def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Itera
         source: A file, or anything else that FFmpeg opens; one that has neither pictures nor sound gives nothing.
         pictures: Whether to decode pictures.
         sound: Whether to decode sound.
+        damage: Is told "video" or "sound" for each packet that can't be decoded, and playing goes on without it, the
+            gap filled as above; None puts up with none.
 
     Yields:
         Pictures and sound; the same picture may come more than once.
@@ -64,21 +74,24 @@ def play(source: Path | str, pictures: bool = True, sound: bool = True) -> Itera
         if not streams:
             return
         clock = _Clock(video)
-        ears = None if audio is None else _Ears(audio, _begins(source, _video_stream(container) or audio))
+        start = _seconds(video) if video is not None else _begins(source, _video_stream(container) or streams[0])
+        ears = None if audio is None else _Ears(audio, start, waits=video is not None)
         kind = "sound" if video is None else "video"
         try:
-            for frame in container.decode(streams):
+            for frame in _decoded(container, streams, damage):
                 if isinstance(frame, av.VideoFrame):
                     kind = "video"
                     yield from (("picture", image) for image in clock.show(frame))
-                elif isinstance(frame, av.AudioFrame) and ears is not None:
+                    parts = ears.begin(clock.first_s) if ears is not None else ()
+                else:
                     kind = "sound"
-                    yield from (("sound", _checked(samples, source)) for samples in ears.hear(frame))
+                    parts = ears.hear(frame) if ears is not None else ()
+                yield from (("sound", _checked(samples, source)) for samples in parts)
         except (av.FFmpegError, ValueError) as error:
             raise DataError(f"{source}: broken {kind} ({error}); fetch the file anew") from error
         yield from (("picture", image) for image in clock.rest())
         if ears is not None:
-            yield "sound", _checked(ears.rest(), source)
+            yield from (("sound", _checked(samples, source)) for samples in ears.rest())
 
 
 def frames(path: Path) -> Iterator[np.ndarray]:
@@ -173,7 +186,8 @@ def load_sound_track(path: Path) -> np.ndarray:
         path: Any container that FFmpeg reads.
 
     Returns:
-        float32 in [-1, 1], mono (the mean of the channels), 16 kHz; empty if the file has no sound.
+        float32 in [-1, 1], mono (the mean of the channels; of more than two, of the front ones), 16 kHz; empty if the
+        file has no sound.
 
     Raises:
         DataError: The file can't be opened, or its sound can't be decoded.
@@ -218,6 +232,23 @@ def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | No
     return None
 
 
+def _decoded(
+    container: av.container.InputContainer,
+    streams: Sequence[av.VideoStream | av.AudioStream],
+    damage: Callable[[str], None] | None,
+) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    """The frames of some streams in the order in which they come; `damage` as in `play`."""
+    for packet in container.demux(streams):
+        try:
+            decoded = packet.decode()
+        except av.error.InvalidDataError:
+            if damage is None:
+                raise
+            damage("video" if isinstance(packet.stream, av.VideoStream) else "sound")
+            continue
+        yield from (frame for frame in decoded if isinstance(frame, av.VideoFrame | av.AudioFrame))
+
+
 def _seconds(stream: av.VideoStream | av.AudioStream) -> Fraction:
     """When a stream begins, as it says."""
     return (stream.start_time or 0) * (stream.time_base or Fraction(1))
@@ -256,13 +287,18 @@ class _Continued:
 
 
 class _Clock:
-    """Shows the frames of a video at 25 Hz, each when the next one's time is known."""
+    """Shows the frames of a video at 25 Hz, each when the next one's time is known.
+
+    Attributes:
+        first_s: When the first one begins, once it has come.
+    """
 
     def __init__(self, stream: av.VideoStream | None) -> None:
         rate = stream.average_rate if stream is not None else None
         self._duration = 1 / Fraction(rate or FRAME_RATE_HZ)
+        self._aspect = Fraction((stream.sample_aspect_ratio if stream is not None else None) or 1)
         self._continued = _Continued()
-        self._first: Fraction | None = None
+        self.first_s = Fraction(0)
         self._last: tuple[Fraction, av.VideoFrame] | None = None
         self._decoded = self._shown = 0
 
@@ -272,8 +308,9 @@ class _Clock:
         if frame.pts is not None and frame.time_base is not None:
             time = frame.pts * frame.time_base
         time = self._continued.time(time, self._duration)
-        self._first = time if self._first is None else self._first
-        start = time - self._first
+        if self._decoded == 0:
+            self.first_s = time
+        start = time - self.first_s
         if self._last is not None:
             middle = (self._last[0] + start) / 2 * FRAME_RATE_HZ
             yield from self._until(math.floor(middle) + 1)
@@ -288,7 +325,7 @@ class _Clock:
     def _until(self, count: int) -> Iterator[np.ndarray]:
         """The frame at hand, until so many have been shown in all."""
         if self._shown < count and self._last is not None:
-            image = _upright(self._last[1])
+            image = _upright(self._last[1], self._aspect)
             for _ in range(count - self._shown):
                 self._shown += 1
                 yield image
@@ -297,25 +334,43 @@ class _Clock:
 class _Ears:
     """Turns the decoded sound of a stream into 16 kHz, mono, from a given time on."""
 
-    def __init__(self, stream: av.AudioStream, start: Fraction) -> None:
+    def __init__(self, stream: av.AudioStream, start: Fraction, waits: bool) -> None:
+        """Begin at a time; where it waits, only if none else has been said after a while."""
         self._rate_hz = stream.rate
         self._as_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+        self._front = [i for i, channel in enumerate(stream.layout.channels) if channel.name in _FRONT]
         self._resampler = soxr.ResampleStream(stream.rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
         self._continued = _Continued()
         self._end = _seconds(stream)
+        self._start, self._waits = start, waits
         self._surplus = round((start - self._end) * self._rate_hz)
+        self._held: list[av.AudioFrame] = []
+
+    def begin(self, start: Fraction) -> Iterator[np.ndarray]:
+        """Begin at this time, unless it has begun; what was held back comes now."""
+        if self._waits:
+            self._waits = False
+            self._surplus = round((start - self._end) * self._rate_hz)
+            for frame in self._held:
+                yield from self.hear(frame)
+            self._held.clear()
 
     def hear(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
         """The samples of the next frame, and before them silence where something is missing, a second at a time."""
+        if self._waits:
+            self._held.append(frame)
+            if sum(each.samples for each in self._held) > _LONGEST_WAIT_S * self._rate_hz:
+                yield from self.begin(self._start)
+            return
         if frame.pts is None or frame.time_base is None:
             time = self._end
         else:
             time = self._continued.time(frame.pts * frame.time_base, Fraction(frame.samples, self._rate_hz))
-        if time - self._end > _LONGEST_GAP_S:
+        if abs(time - self._end) > _LONGEST_GAP_S:
             self._surplus -= round((time - self._end) * self._rate_hz)
             self._end = time
-        parts = [part.to_ndarray() for part in self._as_float.resample(frame)]
-        samples = np.concatenate(parts, axis=1).mean(axis=0) if parts else np.zeros(0, np.float32)
+        parts = [self._mixed(part.to_ndarray()) for part in self._as_float.resample(frame)]
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
         self._end += Fraction(len(samples), self._rate_hz)
         left_out = min(max(self._surplus, 0), len(samples))
         while self._surplus < 0:
@@ -325,14 +380,19 @@ class _Ears:
         self._surplus -= left_out
         yield self._resampler.resample_chunk(samples[left_out:].astype(np.float32))
 
-    def rest(self) -> np.ndarray:
-        """What the resampler has kept back."""
-        return self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    def rest(self) -> Iterator[np.ndarray]:
+        """What has been kept back."""
+        yield from self.begin(self._start)
+        yield self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+    def _mixed(self, samples_CxN: np.ndarray) -> np.ndarray:
+        """The mean of the channels; of many, that of the front ones, where speech is."""
+        return (samples_CxN[self._front] if len(samples_CxN) > 2 and self._front else samples_CxN).mean(axis=0)
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    """A frame as it is to be shown: turned by quarters and mirrored as its display matrix says."""
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
+    """A frame as it is to be shown: its pixels square, turned by quarters and mirrored as its display matrix says."""
+    image = _square(frame, aspect).to_ndarray(format="rgb24")
     try:
         display = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18 stumbles over kinds that it has no name for, such as a JPEG's EXIF
@@ -344,3 +404,10 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     if abs(b) > abs(a):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _square(frame: av.VideoFrame, aspect: Fraction) -> av.VideoFrame:
+    """A frame whose pixels are as wide as they are high; those of old cameras and of DVDs aren't."""
+    if aspect == 1:
+        return frame
+    return frame.reformat(width=max(round(frame.width * aspect), 1), interpolation="BILINEAR")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -208,14 +209,15 @@ def _pooled(per_recording: Sequence[Regression], chosen_NxF: np.ndarray) -> dict
     """CCC of N choices of files, NxD for each pooling."""
     per_file_FxD = np.array([regression.ccc() for regression in per_recording])
     return {
-        "ccc_concatenated": np.array([_concatenated(per_recording, files) for files in chosen_NxF]),
+        "ccc_concatenated": _concatenated(per_recording, chosen_NxF),
         "ccc_per_file": per_file_FxD[chosen_NxF].mean(1),
     }
 
 
-def _concatenated(per_recording: Sequence[Regression], files: Iterable[int]) -> np.ndarray:
-    """CCC per dimension of some files, one after the other."""
-    return reduce(merge, (per_recording[file] for file in files)).ccc()
+def _concatenated(per_recording: Sequence[Regression], chosen_NxF: np.ndarray) -> np.ndarray:
+    """CCC of N choices of files, one after the other, NxD: all choices take in their next file at once."""
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *per_recording)
+    return reduce(merge, (jax.tree.map(itemgetter(file_N), stacked) for file_N in chosen_NxF.T)).ccc()
 
 
 def _padded(recording: Mapping[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:

@@ -202,7 +202,7 @@ def find_inputs(inputs: tuple[str, ...], out: Path) -> tuple[dict[str, Path], li
         known = [path for path in files if path.suffix.lower() in SUFFIXES or path == given]
         if not known:
             raise LaunchError(f"{given} holds no video, sound or picture: name files, or a folder that does")
-        unknown += [path for path in files if path not in known]
+        unknown += sorted(set(files).difference(known))
         for path in known:
             name = path.name if path == given else str(path.relative_to(given))
             if found.setdefault(name, path) != path:

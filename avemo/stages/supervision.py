@@ -231,7 +231,7 @@ def expression_targets(labels: Batch, config: SupervisionConfig) -> tuple[jax.Ar
     """What the expression head learns, BxK, and for which faces there is something to learn, B."""
     target_BxK = jax.nn.one_hot(labels["expression"], len(EXPRESSIONS))
     has_target_B = labels["expression_valid"]
-    if config.soft_labels:
+    if config.soft_labels and "soft_label" in labels:
         rated_B = labels["soft_label_valid"]
         target_BxK = jnp.where(rated_B[:, None], labels["soft_label"], target_BxK)
         has_target_B = has_target_B | rated_B
