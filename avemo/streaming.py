@@ -10,8 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
+from avemo.labels import FRAME_RATE_HZ
 from avemo.models.face import FaceNetwork
 from avemo.models.fusion import FusionCarry, FusionNetwork
+
+STILL_FRAMES = 5 * FRAME_RATE_HZ
+"""For so long a picture is shown to a fusion network."""
 
 
 class FramePredictions(NamedTuple):
@@ -66,6 +70,18 @@ def see(
     )
 
 
+def face_alone(
+    network: FaceNetwork,
+    variables: Any,
+    faces_BxTxHxWx3: UInt8[Array, "B T H W 3"],
+    face_valid_BxT: Bool[Array, "B T"],
+) -> FramePredictions:
+    """What a face network predicts by itself, see `see`; it knows no spread (NaN)."""
+    seen = see(network, variables, faces_BxTxHxWx3, face_valid_BxT)
+    spread = jnp.full_like(seen.valence_arousal, jnp.nan)
+    return FramePredictions(seen.expression, seen.valence_arousal, spread)
+
+
 def face_step(
     network: FaceNetwork,
     variables: Any,
@@ -75,10 +91,8 @@ def face_step(
     waveform_BxN: Float[Array, "B N"],
     voice_valid_BxT: Bool[Array, "B T"],
 ) -> tuple[tuple[()], FramePredictions]:
-    """As `fused_step`, by the face network alone: frame by frame, without sound, memory or spread (NaN)."""
-    seen = see(network, variables, faces_BxTxHxWx3, face_valid_BxT)
-    spread = jnp.full_like(seen.valence_arousal, jnp.nan)
-    return carry, FramePredictions(seen.expression, seen.valence_arousal, spread)
+    """As `fused_step`, by the face network alone: frame by frame, without sound or memory."""
+    return carry, face_alone(network, variables, faces_BxTxHxWx3, face_valid_BxT)
 
 
 def fused_step(
@@ -115,3 +129,27 @@ def fused_step(
     )
     said = FramePredictions(seen.expression, outputs["valence_arousal"], outputs["spread"])
     return outputs["carry"], said
+
+
+def still_step(
+    networks: tuple[FaceNetwork, FusionNetwork],
+    uses: tuple[bool, bool],
+    variables: tuple[Any, Any],
+    faces_BxHxWx3: UInt8[Array, "B H W 3"],
+) -> FramePredictions:
+    """As `fused_step`, of a picture: its face is looked at once, and shown to the fusion for 5 s (our choice).
+
+    The fusion expects a face that lasts; what it says of the last frame counts, T = 1.
+    """
+    batch, frames = len(faces_BxHxWx3), STILL_FRAMES
+    there_Bx1 = jnp.ones((batch, 1), bool)
+    seen = see(networks[0], variables[0], faces_BxHxWx3[:, None], there_Bx1)
+    lasting = lambda value_Bx1: jnp.repeat(value_Bx1, frames, axis=1)
+    silence_BxN = jnp.zeros((batch, frames * networks[1].config.samples_per_frame))
+    outputs: Any = networks[1].apply(
+        variables[1],
+        *(lasting(seen.embedding), lasting(there_Bx1 & uses[0]), silence_BxN, lasting(~there_Bx1)),
+        train=False,
+    )
+    last = lambda name: outputs[name][:, -1:]
+    return FramePredictions(seen.expression, last("valence_arousal"), last("spread"))

@@ -24,6 +24,7 @@ from avemo.labels import EXPRESSIONS, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
 from data_pipelines.kept_outputs import KeptOutputs
 from data_pipelines.records import Records, open_split, prepared_folder, read_metadata
+from data_pipelines.sound import voiced_frames
 
 FaceSet = Literal["affectnet", "faces"]
 """Prepared datasets of labelled faces: AffectNet's, and people's own."""
@@ -285,8 +286,8 @@ def recordings(
 
     Yields:
         "name"; "frames" uint8 T×H×W×3 (RGB, black where no face was found); "face_valid" bool T; "waveform" float32,
-        640·T samples at 16 kHz in [-1, 1); "voice_valid" bool; "ratings" float32 T×R×2 and "gold_standard"
-        float32 T×2, in the order of `avemo.labels.DIMENSIONS`.
+        640·T samples at 16 kHz in [-1, 1); "voice_valid" bool T (see `sound.voiced_frames`); "ratings" float32 T×R×2
+        and "gold_standard" float32 T×2, in the order of `avemo.labels.DIMENSIONS`.
 
     Raises:
         DataError: The dataset isn't prepared, or has no such split.
@@ -592,13 +593,14 @@ def _read_options(threads: int) -> grain.ReadOptions:
 def _recording(record: Mapping[str, Sequence[Any]], with_frames: bool) -> dict[str, Any]:
     count = len(record["frames"])
     frames = {"frames": _decode([[jpeg] for jpeg in record["frames"]])} if with_frames else {}
+    waveform = np.frombuffer(record["waveform"][0], np.int16).astype(np.float32) / 32768
     ratings = np.frombuffer(record["ratings"][0], np.float32)
     return {
         "name": record["name"][0].decode(),
         **frames,
         "face_valid": np.frombuffer(record["face_valid"][0], np.bool_),
-        "waveform": np.frombuffer(record["waveform"][0], np.int16).astype(np.float32) / 32768,
-        "voice_valid": bool(record["voice_valid"][0]),
+        "waveform": waveform,
+        "voice_valid": voiced_frames(waveform)[0],
         "ratings": ratings.reshape(count, -1, 2),
         "gold_standard": np.frombuffer(record["gold_standard"][0], np.float32).reshape(count, 2),
     }

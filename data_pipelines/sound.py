@@ -10,7 +10,10 @@ from avemo.labels import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
 
 SILENCE_RMS = 1e-4
-"""Root mean square (of full scale) below which a recording counts as silent: -80 dB, our choice."""
+"""Root mean square (of full scale) below which sound counts as silent: -80 dB, our choice."""
+
+VOICE_FRAMES = 50
+"""A frame has sound if anything was to be heard in it or in so many frames before (2 s: people pause; our choice)."""
 
 
 def load_sound(path: Path) -> np.ndarray:
@@ -77,3 +80,21 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
 def has_voice(waveform: np.ndarray) -> bool:
     """Whether there is anything to hear: False for an empty or silent waveform."""
     return bool(len(waveform)) and float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) >= SILENCE_RMS
+
+
+def voiced_frames(waveform: np.ndarray, silent_frames: int = VOICE_FRAMES) -> tuple[np.ndarray, int]:
+    """Which frames have sound, see `VOICE_FRAMES`: in training, evaluation and streams alike.
+
+    Args:
+        waveform: float32, 640·T at 16 kHz.
+        silent_frames: How many frames there have been since anything was last heard.
+
+    Returns:
+        bool (T,), and how many there have been by now.
+    """
+    frames_TxN = waveform.reshape(-1, SAMPLES_PER_FRAME).astype(np.float64)
+    loud_T = np.sqrt(np.square(frames_TxN).mean(1)) >= SILENCE_RMS
+    number_T = np.arange(1, len(loud_T) + 1)
+    last_T = np.maximum.accumulate(np.where(loud_T, number_T, -silent_frames))
+    since_T = number_T - last_T
+    return since_T <= VOICE_FRAMES, int(since_T[-1]) if len(since_T) else silent_frames

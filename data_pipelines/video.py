@@ -32,6 +32,9 @@ _FRONT = ("FL", "FR", "FC")
 _LISTS = ("hls", "concat", "dash", "imf")
 """Files of these kinds only name others, which may lie anywhere."""
 
+_GUESSED = ("aac", "ac3", "amr", "eac3", "h264", "hevc", "m4v", "mp3")
+"""Of files of these kinds, FFmpeg guesses from their size and first rate how long they last."""
+
 _LONGEST_GAP_S = 0.1
 """Where sound is missing for longer than this, silence stands in for it (our choice; cameras drop sound at times),
 and where two parts of it overlap by more, the second one's beginning is left out."""
@@ -94,7 +97,7 @@ def play(
             yield from (("sound", _checked(samples, source)) for samples in ears.rest())
 
 
-def frames(path: Path) -> Iterator[np.ndarray]:
+def frames(path: Path, damage: Callable[[str], None] | None = None) -> Iterator[np.ndarray]:
     """The pictures alone, see `play`.
 
     Raises:
@@ -102,7 +105,7 @@ def frames(path: Path) -> Iterator[np.ndarray]:
     """
     if not has_video(path):
         raise DataError(f"{path}: has no video stream; give a video")
-    for _, image in play(path, sound=False):
+    for _, image in play(path, sound=False, damage=damage):
         yield image
 
 
@@ -115,7 +118,8 @@ class Contents:
         sound: Whether there is sound, be it silence.
         undecodable_sound: Whether there is sound, but none that FFmpeg has a decoder for.
         picture: Whether it is a single picture.
-        duration_s: How long it says it lasts; None if it doesn't.
+        duration_s: How long it says it lasts from its first picture, or where it has none its sound, until both have
+            ended; None if it doesn't, or can only guess from its size.
         frame_rate_hz: How many pictures it says it has per second; None if it doesn't.
     """
 
@@ -136,7 +140,11 @@ def look_into(source: Path | str) -> Contents:
     with _open(source) as container:
         picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
         video = _video_stream(container)
-        duration_s = None if container.duration is None else container.duration / av.time_base
+        begins_s = _seconds(stream) if (stream := video or _audio_stream(container)) is not None else 0
+        lasts = None if container.format.name in _GUESSED else container.duration
+        duration_s = (
+            None if lasts is None else float(((container.start_time or 0) + lasts) / Fraction(av.time_base) - begins_s)
+        )
         rate_hz = float(video.average_rate) if video is not None and video.average_rate else None
         sound = _audio_stream(container) is not None
         undecodable_sound = not sound and len(container.streams.audio) > 0

@@ -157,7 +157,7 @@ def fusion_arrays(recording: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: recording[name] for name in ("face", "frames") if name in recording} | {
         "face_valid": recording["face_valid"],
         "waveform": recording["waveform"],
-        "voice_valid": np.full(len(gold), recording["voice_valid"]),
+        "voice_valid": recording["voice_valid"],
         "labels": gold,
         "labels_valid": np.ones(len(gold), bool),
         "rating_mean": ratings.mean(1),
@@ -170,9 +170,8 @@ def swap_voices(recordings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     swapped = []
     for i, recording in enumerate(recordings):
         other = recordings[(i + 1) % len(recordings)]
-        samples = len(recording["waveform"])
-        waveform = np.resize(other["waveform"], samples)
-        swapped.append({**recording, "waveform": waveform, "voice_valid": other["voice_valid"]})
+        heard = {name: np.resize(other[name], len(recording[name])) for name in ("waveform", "voice_valid")}
+        swapped.append({**recording, **heard})
     return swapped
 
 

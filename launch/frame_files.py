@@ -70,15 +70,21 @@ def _whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _csv_file(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Empty cells where there is no figure."""
-    with _whole(path) as partial, partial.open("w", newline="") as file:
+def growing_csv_file(path: Path) -> Iterator[Callable[[Columns], None]]:
+    """Opens a CSV file that holds every row as soon as it is written; empty cells where there is no figure."""
+    with path.open("w", newline="", buffering=1) as file:
         rows = csv.writer(file)
         rows.writerow(_no_rows())
 
         def write(columns: Columns) -> None:
             rows.writerows(zip(*(_plain(column, "") for column in columns.values()), strict=True))
 
+        yield write
+
+
+@contextmanager
+def _csv_file(path: Path) -> Iterator[Callable[[Columns], None]]:
+    with _whole(path) as partial, growing_csv_file(partial) as write:
         yield write
 
 

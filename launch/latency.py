@@ -23,15 +23,20 @@ class Latency:
     def __init__(self) -> None:
         """Begin without any."""
         self._ms: dict[str, deque[float]] = {}
+        self._waiting_s: dict[str, list[float]] = {}
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Times what is inside."""
+    def part(self, name: str, frames: int = 1) -> Iterator[None]:
+        """Times what is inside. Where it does something every so many frames only, their mean counts for each."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - start)
+            waiting_s = self._waiting_s.setdefault(name, [])
+            waiting_s.append(time.perf_counter() - start)
+            if len(waiting_s) >= frames:
+                self.add(name, sum(waiting_s) / len(waiting_s))
+                waiting_s.clear()
 
     def add(self, name: str, seconds: float) -> None:
         """Take a time that was measured elsewhere."""

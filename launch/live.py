@@ -1,10 +1,12 @@
 """`avemo predict --live`: a stream predicted as it comes, and where the time goes."""
 
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from avemo.streaming import see
 from data_pipelines import video
 from data_pipelines.errors import DataError
 from data_pipelines.video import Played
-from launch.frame_files import FILE_NAMES, columns_of, frame_file
+from launch.frame_files import FILE_NAMES, columns_of, growing_csv_file
 from launch.interruption import Interruption
 from launch.latency import Latency
 from launch.prediction import FaceTrace, ahead, predict_stream, usable
@@ -39,7 +41,9 @@ _FRAMES_REMEMBERED = 4 * LONGEST_WAIT_FRAMES
 _AGE = "from its arrival to its prediction"
 
 
-def predict_live(model: StreamModel, source: str, faces: int, modalities: Modalities, out: Path | None) -> None:
+def predict_live(
+    model: StreamModel, sources: Sequence[str], faces: int, modalities: Modalities, out: Path | None
+) -> None:
     """Predict a stream frame by frame until it ends, or until Ctrl-C or SIGTERM.
 
     A file is played as slowly as it would be watched. Once a second a line tells what is predicted of each face, and
@@ -47,32 +51,43 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
 
     Args:
         model: The networks.
-        source: A file, camera or address, see `data_pipelines.video.play`.
+        sources: A file, camera or address, see `data_pipelines.video.play`; or one for the pictures, and one for the
+            sound. Those are held together by when they come.
         faces: How many faces are followed at most.
         modalities: What the model may use.
         out: Folder for a file of all rows; None keeps nothing.
 
     Raises:
-        DataError: The source can't be opened, or breaks off; rows until then are kept.
+        DataError: A source can't be opened, or breaks off; rows until then are kept.
     """
-    opened = Path(source) if Path(source).is_file() else source
-    contents = video.look_into(opened)
-    has_video, has_sound = usable(model, contents, modalities, source)
+    opened = [Path(source) if Path(source).is_file() else source for source in sources]
+    contents = [video.look_into(source) for source in opened]
+    heard = {name: getattr(contents[-1], name) for name in ("sound", "undecodable_sound")}
+    has_video, has_sound = usable(model, replace(contents[0], **heard), modalities, " and ".join(sources))
+    wanted = [(opened[0], has_video, has_sound)]
+    if len(opened) > 1:
+        wanted = [(opened[0], True, False)] * has_video + [(opened[1], False, True)] * has_sound
+    damage: Counter[str] = Counter()
+    played = [
+        paced(parts) if isinstance(source, Path) else parts
+        for source, pictures, sound in wanted
+        for parts in [video.play(source, pictures, sound, lambda kind: damage.update([kind]))]
+    ]
     latency = Latency()
     for part, seconds in time_networks(model).items():
         latency.add(part, seconds)
     arrivals = Arrivals()
-    played = video.play(opened, pictures=has_video, sound=has_sound)
-    if isinstance(opened, Path):
-        played = paced(played)
     told_s: dict[int, float] = {}
     broken = None
     with Interruption("") as interruption, ExitStack() as files:
         write = None
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            write = files.enter_context(frame_file(out / FILE_NAMES["csv"], "csv"))
-        come = ahead(arrivals.of(played), _DECODED_AHEAD, enough=partial(interruption.told_by, 0))
+            write = files.enter_context(growing_csv_file(out / FILE_NAMES["csv"]))
+        played[0] = arrivals.of(played[0])
+        come = ahead(*played, most=_DECODED_AHEAD, enough=partial(interruption.told_by, 0))
+        if len(played) > 1:
+            come = from_first_picture(come)
         try:
             for trace in predict_stream(model, come, has_video, has_sound, faces, 1, latency):
                 latency.add(_AGE, arrivals.age_s(trace.first_frame))
@@ -84,6 +99,8 @@ def predict_live(model: StreamModel, source: str, faces: int, modalities: Modali
         except DataError as error:  # the rows until then are kept
             broken = error
     print_tables([latency.table()])
+    for kind, count in damage.items():
+        print(f"damaged packets of {kind} that were left out: {count}")
     if broken is not None:
         raise broken
 
@@ -137,6 +154,11 @@ class Arrivals:
         for _ in range(count):
             self._times.popleft()
             self._first += 1
+
+
+def from_first_picture(played: Iterable[Played]) -> Iterator[Played]:
+    """The same without the sound that comes before the first picture, where the two are of different sources."""
+    return dropwhile(lambda item: item[0] == "sound", played)
 
 
 def paced(played: Iterable[Played]) -> Iterator[Played]:

@@ -104,7 +104,7 @@ def _encode_mp4(source: Path, size: Size | None, has_sound: bool) -> Media:
     if size is None:
         moments = ((None, block) for block in blocks)
     else:
-        moments = zip(frames(source), itertools.chain(blocks, itertools.repeat(None)), strict=False)
+        moments = zip(frames(source, _untold), itertools.chain(blocks, itertools.repeat(None)), strict=False)
     count = 0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "media.mp4"
@@ -132,13 +132,17 @@ def _encode_mp4(source: Path, size: Size | None, has_sound: bool) -> Media:
 def _blocks(source: Path) -> Iterator[np.ndarray]:
     """The sound of a file, frame by frame; the last block may be shorter."""
     rest = np.zeros(0, np.float32)
-    for _, samples in play(source, pictures=False):
+    for _, samples in play(source, pictures=False, damage=_untold):
         rest = np.concatenate([rest, samples])
         whole = len(rest) // SAMPLES_PER_FRAME * SAMPLES_PER_FRAME
         yield from rest[:whole].reshape(-1, SAMPLES_PER_FRAME)
         rest = rest[whole:]
     if len(rest):
         yield rest
+
+
+def _untold(kind: str) -> None:
+    """What is damaged is left out as in the prediction, which has told it."""
 
 
 def _until_broken(moments: Iterator[Moment]) -> Iterator[Moment]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from avemo import __version__
-from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ, SAMPLES_PER_FRAME
+from avemo.labels import DIMENSIONS, EXPRESSIONS, FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from avemo.stages.fusion import Modalities
 from data_pipelines import video
 from data_pipelines.errors import DataError
@@ -61,7 +62,8 @@ class Predict:
 
     Attributes:
         inputs: videos, sound files, pictures, or folders of them; with --live one file, camera or address, such as
-            v4l2:/dev/video0, rtsp://camera/stream or lavfi:testsrc.
+            v4l2:/dev/video0, rtsp://camera/stream or lavfi:testsrc, and if its sound is another's, that one, too, such
+            as alsa:default.
         model: run of a fusion network; of a student or teacher for faces alone. The demo's if none is named.
         out: folder for the results; each input gets a folder of its own inside.
         faces: how many faces to follow at most, each with rows of its own; with one, the largest at first.
@@ -85,8 +87,8 @@ class Predict:
             raise ValueError("name a video, a sound file, a picture, or a folder of them")
         if self.faces < 1:
             raise ValueError(f"--faces {self.faces}: at least one is to be followed")
-        if self.live and len(self.inputs) > 1:
-            raise ValueError("--live predicts one source at a time")
+        if self.live and len(self.inputs) > 2:
+            raise ValueError("--live predicts one source at a time, or the pictures of one and the sound of another")
         if self.live and (self.html or self.formats != ("csv",)):
             raise ValueError("--live keeps rows as CSV, and makes no page: leave out --formats and --html")
 
@@ -102,7 +104,7 @@ class Predict:
             print(f"warning: {DEMO_WARNING}")
         model = load_model(self.model)
         if self.live:
-            predict_live(model, self.inputs[0], self.faces, self.modalities, self.out)
+            predict_live(model, self.inputs, self.faces, self.modalities, self.out)
             return
         out = self.out or Path("predictions")
         found, unknown = find_inputs(self.inputs, out)
@@ -169,7 +171,8 @@ class Predict:
             yield from predict_picture(model, image, self.faces)
             return
         summary.begin("video" if has_pictures else "sound", contents, model, has_sound)
-        played = ahead(video.play(path, pictures=has_pictures, sound=has_sound), _DECODED_AHEAD)
+        damage = lambda kind: summary.damage.update([kind])
+        played = ahead(video.play(path, has_pictures, has_sound, damage), most=_DECODED_AHEAD)
         duration_s = round(contents.duration_s) if contents.duration_s else None
         with tqdm(total=duration_s, desc=path.name, unit="s", leave=False) as bar:
             try:
@@ -234,12 +237,14 @@ class Summary:
         notes: sentences for people.
         broken: whether a part of it is missing.
         frames: how many frames there are, whether or not there is a face in them.
+        damage: how many packets of "video", and of "sound", couldn't be decoded.
     """
 
     kind: str = ""
     notes: list[str] = field(default_factory=list)
     broken: bool = False
     frames: int = 0
+    damage: Counter[str] = field(default_factory=Counter)
     _contents: Contents | None = None
     _model: StreamModel | None = None
     _listens: bool = False
@@ -284,8 +289,13 @@ class Summary:
         contents = self._contents
         seconds = self.frames / FRAME_RATE_HZ
         said_s = contents.duration_s if contents is not None else None
-        if self.kind != "picture" and not self.broken and said_s and seconds < _SHORTER * said_s - 1:
+        played_s = max(seconds, self._samples / SAMPLE_RATE_HZ)
+        if self.kind != "picture" and not self.broken and said_s and played_s < _SHORTER * said_s - 1:
             self.breaks(f"it says that it lasts {said_s:.1f} s")
+        if self.damage:
+            packets = " and ".join(f"{count} of {kind}" for kind, count in sorted(self.damage.items()))
+            self.notes.append(f"damaged packets were left out: {packets}")
+            self.broken = True
         if not self._with_face and self.kind != "sound":
             self.notes.append("no face was found")
         seen = self.kind == "video" and self._model is not None and self._model.uses[0]

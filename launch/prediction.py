@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,13 +18,9 @@ from data_pipelines.face_follower import FaceFollower, FollowedFace
 from data_pipelines.faces import FaceFinder, face_box
 from data_pipelines.video import Contents, Played
 from launch.latency import Latency
-from launch.streaming import FramePairs, Frames, StreamingPredictor, StreamModel
+from launch.streaming import FramePairs, Frames, StreamingPredictor, StreamModel, look_at
 
 Item = TypeVar("Item")
-
-STILL_FRAMES = 5 * FRAME_RATE_HZ
-"""A single picture is shown to a network for so long (5 s; our choice), since it expects a face that lasts."""
-
 
 _LOOK_UP_EVERY_S = 0.1
 """Whoever waits for another thread looks so often whether it's in vain."""
@@ -160,10 +157,9 @@ def predict_stream(
                     yield from subjects.pop(gone).finish()
                 for new in [face for face in there if face not in subjects]:
                     subjects[new] = _Subject(model, new, number, step_frames)
-            for face, subject in subjects.items():
-                with latency.part("networks"):
-                    traces = list(subject.feed(there.get(face), samples))
-                yield from traces
+            with latency.part("networks", step_frames):
+                traces = [trace for face, each in subjects.items() for trace in each.feed(there.get(face), samples)]
+            yield from traces
             number += 1
 
     broken = None
@@ -195,18 +191,22 @@ def predict_picture(model: StreamModel, image: np.ndarray, faces: int = 1) -> li
         faces: How many faces at most.
     """
     traces = []
-    for number, face in enumerate(FaceFinder().find(image)[:faces]):
-        predictor = StreamingPredictor(model, FRAME_RATE_HZ, has_sound=False)
-        shown = predictor.feed([model.cut(image, face.landmarks)] * STILL_FRAMES)[-1]
+    for number, face in enumerate(_face_finder().find(image)[:faces]):
         box = np.array([face_box(face.landmarks)], np.float32)
-        traces.append(FaceTrace(number, 0, box, *(part[-1:] for part in shown)))
+        traces.append(FaceTrace(number, 0, box, *look_at(model, model.cut(image, face.landmarks))))
     return traces
 
 
-def ahead(items: Iterable[Item], most: int, enough: Callable[[], bool] = lambda: False) -> Iterator[Item]:
-    """The same items, made by another thread while those before are used; at most so many wait.
+@cache
+def _face_finder() -> FaceFinder:
+    """Its networks are read once, not for every picture."""
+    return FaceFinder()
 
-    They end as soon as `enough` says so, even where the next one is long in coming.
+
+def ahead(*sources: Iterable[Item], most: int, enough: Callable[[], bool] = lambda: False) -> Iterator[Item]:
+    """The items of all sources as they come, each source's made by a thread of its own; at most so many wait.
+
+    They end when all sources have, or as soon as `enough` says so, even where the next one is long in coming.
     """
     waiting: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(most)
     stopped = threading.Event()
@@ -220,9 +220,9 @@ def ahead(items: Iterable[Item], most: int, enough: Callable[[], bool] = lambda:
             return True
         return False
 
-    def make() -> None:
+    def make(source: Iterable[Item]) -> None:
         try:
-            for item in items:
+            for item in source:
                 if not put("item", item):
                     return
         except BaseException as error:  # it is raised again where the items are used
@@ -230,10 +230,12 @@ def ahead(items: Iterable[Item], most: int, enough: Callable[[], bool] = lambda:
         else:
             put("end", None)
 
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=make, args=(source,), daemon=True) for source in sources]
+    for thread in threads:
+        thread.start()
+    making = len(threads)
     try:
-        while not enough():
+        while making and not enough():
             try:
                 kind, what = waiting.get(timeout=_LOOK_UP_EVERY_S)
             except queue.Empty:
@@ -241,8 +243,10 @@ def ahead(items: Iterable[Item], most: int, enough: Callable[[], bool] = lambda:
             if isinstance(what, BaseException) and kind == "error":
                 raise what
             if kind == "end":
-                return
-            yield what  # type: ignore[misc]  # an item, of whatever type
+                making -= 1
+            else:
+                yield what  # type: ignore[misc]  # an item, of whatever type
     finally:
         stopped.set()
-        thread.join(_LOOK_UP_EVERY_S if enough() else None)  # a camera that says nothing isn't waited for
+        for thread in threads:
+            thread.join(_LOOK_UP_EVERY_S if enough() else None)  # a camera that says nothing isn't waited for

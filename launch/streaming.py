@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.models.face import FaceConfig, FaceNetwork
 from avemo.models.fusion import FusionNetwork, initial_carry
 from avemo.stages.fusion import MODALITIES
-from avemo.streaming import face_step, fused_step
+from avemo.streaming import FramePredictions, face_alone, face_step, fused_step, still_step
 from data_pipelines.faces import CropConfig, align_by_landmarks
-from data_pipelines.sound import has_voice
+from data_pipelines.sound import VOICE_FRAMES, voiced_frames
 from launch.errors import LaunchError
 from launch.mesh import MeshShape, compiler_options, device_mesh
 from launch.runs import RUN_FILE, read_record
@@ -24,9 +25,6 @@ from launch.train import load_face_network
 from launch.train_fusion import Fusion, load_fitted, load_fusion
 
 Picture = TypeVar("Picture")
-
-VOICE_FRAMES = 50
-"""A frame has sound if anything was to be heard in it or in so many frames before (2 s: people pause; our choice)."""
 
 LONGEST_WAIT_FRAMES = 250
 """Where pictures or sound are so far behind the other (10 s; our choice), they are missing and not waited for."""
@@ -90,6 +88,18 @@ class StreamModel:
             return jax.jit(step, compiler_options=options)
         return jax.jit(partial(fused_step, (self.face, self.fusion), self.uses), compiler_options=options)
 
+    @cached_property
+    def still(self) -> Callable[..., Any]:
+        """What it says of pictures, compiled: variables and faces uint8 B×S×S×3 to predictions of one frame."""
+        if self.fusion is None:
+            there = jnp.ones((1, 1), bool)
+            step: Callable[..., Any] = lambda variables, faces: face_alone(
+                self.face, variables[0], faces[:, None], there
+            )
+        else:
+            step = partial(still_step, (self.face, self.fusion), self.uses)
+        return jax.jit(step, compiler_options=compiler_options(jax.devices()[0]))
+
     def cut(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """A face as the network wants it, uint8 RGB S×S×3, out of a picture uint8 RGB H×W×3."""
         cut = align_by_landmarks(image, landmarks, self.crop)
@@ -119,7 +129,7 @@ class Frames(NamedTuple):
 
     Attributes:
         face_valid: bool (T,): whether there was a face.
-        voice_valid: bool (T,): whether there was sound, see `VOICE_FRAMES`.
+        voice_valid: bool (T,): whether there was sound, see `sound.voiced_frames`.
         expression: float32 (T, 8): probabilities in the order of `avemo.labels.EXPRESSIONS`; NaN without a face.
         valence_arousal: float32 (T, 2): in [-1, 1]; NaN where the model doesn't tell.
         spread: float32 (T, 2): half the width of the band that holds the nominal share of raters; NaN as above.
@@ -184,8 +194,9 @@ class FramePairs(Generic[Picture]):
         return max(min(awaited), max(awaited) - LONGEST_WAIT_FRAMES)
 
     def left(self) -> int:
-        """How many frames there are when nothing more comes: pictures, or if there never were any, frames of sound."""
-        return len(self._pictures) if self._seen else len(self._sound) // SAMPLES_PER_FRAME
+        """How many frames there are when nothing more comes: pictures, or where those are missing, frames of sound."""
+        missing = not self._seen or self._late_pictures > 0
+        return len(self._sound) // SAMPLES_PER_FRAME if missing else len(self._pictures)
 
     def give(self, count: int) -> tuple[list[Picture | None], np.ndarray]:
         """The oldest frames: pictures, and float32 (640 · count); they are not kept any longer."""
@@ -222,7 +233,7 @@ class StreamingPredictor:
         self.model, self.step_frames = model, step_frames
         self._pairs: FramePairs[np.ndarray] = FramePairs(has_video, has_sound)
         self._carry = model.initial_carry()
-        self._frames_since_sound = VOICE_FRAMES
+        self._silent_frames = VOICE_FRAMES
         self._no_face = np.zeros((model.image_size, model.image_size, 3), np.uint8)
 
     def feed(self, faces: Iterable[np.ndarray | None] = (), sound: np.ndarray | None = None) -> list[Frames]:
@@ -259,19 +270,21 @@ class StreamingPredictor:
         pictures = np.stack([self._no_face if face is None else face for face in faces] + [self._no_face] * more)
         face_valid = np.array([face is not None for face in faces] + [False] * more)
         samples = np.pad(sound, (0, more * SAMPLES_PER_FRAME))
-        voice_valid = np.array([self._is_heard(frame) for frame in samples.reshape(self.step_frames, -1)])
+        voice_valid, self._silent_frames = voiced_frames(samples, self._silent_frames)
         self._carry, said = model.step(
             model.variables, self._carry, *(part[None] for part in (pictures, face_valid, samples, voice_valid))
         )
-        expression, valence_arousal, spread = (np.asarray(part)[0] for part in said)
-        if not model.rates:
-            valence_arousal = np.full_like(valence_arousal, np.nan)
-        frames = Frames(
-            face_valid, voice_valid, expression, valence_arousal, spread * np.array(model.spread_factor, np.float32)
-        )
-        return Frames(*(part[:count] for part in frames))
+        return Frames(*(part[:count] for part in (face_valid, voice_valid, *_told(model, said))))
 
-    def _is_heard(self, samples: np.ndarray) -> bool:
-        """Whether a frame has sound, see `VOICE_FRAMES`."""
-        self._frames_since_sound = 0 if has_voice(samples) else self._frames_since_sound + 1
-        return self._frames_since_sound <= VOICE_FRAMES
+
+def look_at(model: StreamModel, face: np.ndarray) -> Frames:
+    """Predict the face of a picture, uint8 RGB S×S×3 (see `StreamModel.cut`): one frame."""
+    return Frames(np.ones(1, bool), np.zeros(1, bool), *_told(model, model.still(model.variables, face[None])))
+
+
+def _told(model: StreamModel, said: FramePredictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Frames` tell of the only stream, out of what the networks said of it."""
+    expression, valence_arousal, spread = (np.asarray(part)[0] for part in said)
+    if not model.rates:
+        valence_arousal = np.full_like(valence_arousal, np.nan)
+    return expression, valence_arousal, spread * np.array(model.spread_factor, np.float32)

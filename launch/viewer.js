@@ -10,43 +10,6 @@ function decode(base64 = "") {
   return bytes;
 }
 
-/** A clock for pages without video or sound, with what is used of theirs. */
-class Clock extends EventTarget {
-  #time = 0;
-  #since = null;
-
-  constructor(duration) {
-    super();
-    this.duration = duration;
-  }
-
-  get paused() {
-    return this.#since === null;
-  }
-
-  get currentTime() {
-    const running = this.paused ? 0 : (performance.now() - this.#since) / 1000;
-    return Math.min(this.#time + running, this.duration);
-  }
-
-  set currentTime(time) {
-    this.#time = time;
-    if (!this.paused) this.#since = performance.now();
-  }
-
-  play() {
-    if (this.#time >= this.duration) this.#time = 0;
-    this.#since = performance.now();
-    this.dispatchEvent(new Event("play"));
-  }
-
-  pause() {
-    this.#time = this.currentTime;
-    this.#since = null;
-    this.dispatchEvent(new Event("pause"));
-  }
-}
-
 // ---------------------------------------------- the data ----------------------------------------------
 
 const data = JSON.parse(element("data").textContent);
@@ -306,7 +269,7 @@ function addPresence() {
 
 // --------------------------------------- what moves the clock ---------------------------------------
 
-const player = element("player") ?? new Clock(data.frame_count / rate);
+const player = element("player");
 
 function jump(at) {
   show(at);

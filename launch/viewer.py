@@ -23,36 +23,44 @@ _TRAIL_S = 2
 _ZOOM_S = 60
 """Traces that last longer can be looked at a minute at a time."""
 
+_MOST_FACES = 9
+"""As many faces as there are number keys to choose one by."""
+
 _COLOURS = ("var(--blue)", "var(--vermilion)", "var(--green)", "var(--purple)")
 
 
-def write_page(path: Path, title: str, source: Path | None, traces: Sequence[FaceTrace], notes: Sequence[str]) -> None:
-    """Write the page; of what is longer than 20 minutes it shows the first 20, and says so.
+def write_page(path: Path, title: str, source: Path, traces: Sequence[FaceTrace], notes: Sequence[str]) -> None:
+    """Write the page; it shows the first 20 minutes and the nine faces that are there longest, and says so.
 
     Args:
         path: the page.
         title: its heading, such as the name of the source.
-        source: the video, sound or picture that was looked at; None for a page without.
+        source: the video, sound or picture that was looked at.
         traces: of each face.
         notes: sentences that the reader must know.
 
     Raises:
         DataError: the source can't be read.
     """
-    media = None if source is None else encode(source)
-    end = max((trace.first_frame + len(trace.face_valid) for trace in traces), default=0)
-    frame_count = min(end, FRAME_LIMIT) if media is None else media.frame_count
+    media = encode(source)
+    frame_count = media.frame_count
     traces = [trace for trace in traces if trace.first_frame < frame_count]
-    cut = end > FRAME_LIMIT or (media is not None and not media.complete)
+    longest = sorted(traces, key=lambda trace: -int(trace.face_valid.sum()))[:_MOST_FACES]
+    left_out = []
+    if not media.complete:
+        left_out.append(f"Only the first {FRAME_LIMIT // FRAME_RATE_HZ // 60} minutes are shown.")
+    if len(longest) < len(traces):
+        left_out.append(f"Only the {_MOST_FACES} faces that are there longest are shown, of {len(traces)}.")
+    traces = [trace for trace in traces if trace in longest]
     script = _script()
     page = render(
         "viewer.html",
         policy=_policy(script),
         title=title,
-        notes=[*notes, *([f"Only the first {FRAME_LIMIT // FRAME_RATE_HZ // 60} minutes are shown."] if cut else [])],
+        notes=[*notes, *left_out],
         media=media,
-        picture=data_uri(media.data, "jpeg") if media and media.kind == "picture" else None,
-        recording=_base64(media.data) if media and media.kind != "picture" else None,
+        picture=data_uri(media.data, "jpeg") if media.kind == "picture" else None,
+        recording=_base64(media.data) if media.kind != "picture" else None,
         expressions=EXPRESSIONS if any(np.isfinite(trace.expression).any() for trace in traces) else (),
         dimensions=DIMENSIONS,
         has_affect=any(np.isfinite(trace.valence_arousal).any() for trace in traces),
@@ -66,8 +74,8 @@ def write_page(path: Path, title: str, source: Path | None, traces: Sequence[Fac
             "frame_count": frame_count,
             "zoom_s": _ZOOM_S,
             "has_face": any(bool(trace.face_valid.any()) for trace in traces),
-            "size": media.size if media else (0, 0),
-            "media_type": "audio/mp4" if media and media.kind == "sound" else "video/mp4",
+            "size": media.size,
+            "media_type": "audio/mp4" if media.kind == "sound" else "video/mp4",
             "faces": [_numbers(trace, frame_count) for trace in traces],
         },
         script=Markup(script),  # noqa: S704  # Our own files, no data.

@@ -107,7 +107,7 @@ class BenchmarkStreaming:
             path = Path(folder) / "person.mp4"
             write_video(path, self.video_s)
             for number in range(self.rounds + 1):
-                played = ahead(video.play(path), _DECODED_AHEAD)
+                played = ahead(video.play(path), most=_DECODED_AHEAD)
                 told = Latency() if number == 0 else latency  # the first round compiles, and doesn't count
                 start = time.perf_counter()
                 frames = sum(map(len, predict_stream(model, played, True, True, latency=told)))

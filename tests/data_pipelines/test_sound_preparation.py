@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from avemo.labels import SAMPLES_PER_FRAME
 from data_pipelines.errors import DataError
-from data_pipelines.sound import fit_to_frames, has_voice, load_sound, resample, to_int16
+from data_pipelines.sound import VOICE_FRAMES, fit_to_frames, has_voice, load_sound, resample, to_int16, voiced_frames
 
 
 def tone(rate_hz: int, seconds: float = 1.0, frequency_hz: float = 440) -> np.ndarray:
@@ -74,3 +75,27 @@ def test_silence_is_no_voice() -> None:
     assert not has_voice(np.zeros(0, np.float32))
     assert not has_voice(np.zeros(16_000, np.float32))
     assert not has_voice(tone(16_000) * 1e-5)
+
+
+def test_frames_have_sound_until_two_seconds_after_the_last() -> None:
+    loud = np.zeros(200, bool)
+    loud[[10, 40, 150]] = True
+    waveform = np.repeat(np.where(loud, 0.01, 0.0).astype(np.float32), SAMPLES_PER_FRAME)
+    wanted = np.zeros(200, bool)
+    wanted[10:91] = wanted[150:] = True
+    voiced, silent = voiced_frames(waveform)
+    np.testing.assert_array_equal(voiced, wanted)
+    assert silent == 49
+
+
+def test_frames_have_the_same_sound_however_they_are_cut() -> None:
+    rng = np.random.default_rng(0)
+    loud = rng.random(500) < 0.02
+    waveform = np.repeat(np.where(loud, 0.01, 0.0).astype(np.float32), SAMPLES_PER_FRAME)
+    whole, _ = voiced_frames(waveform)
+    parts, silent = [], VOICE_FRAMES
+    for part in np.split(waveform, 640 * np.sort(rng.choice(501, 20))):
+        voiced, silent = voiced_frames(part, silent)
+        parts.append(voiced)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert 0 < whole.sum() < 500

@@ -15,7 +15,7 @@ def recording(frames, seed):
         "face": rng.normal(size=(frames, 4)).astype(np.float32),
         "face_valid": np.ones(frames, bool),
         "waveform": rng.normal(size=640 * frames).astype(np.float32),
-        "voice_valid": True,
+        "voice_valid": np.ones(frames, bool),
         "ratings": rng.uniform(-1, 1, (frames, 6, 2)).astype(np.float32),
         "gold_standard": rng.uniform(-1, 1, (frames, 2)).astype(np.float32),
     }

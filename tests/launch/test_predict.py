@@ -506,17 +506,17 @@ def test_frames_are_as_old_as_their_pictures_or_their_sound():
 
 
 def test_what_is_made_ahead_comes_in_order_errors_too_and_the_thread_ends():
-    assert list(ahead(iter(range(100)), 3)) == list(range(100))
+    assert list(ahead(iter(range(100)), most=3)) == list(range(100))
 
     def breaks():
         yield 1
         raise OSError("broken")
 
-    items = ahead(breaks(), 3)
+    items = ahead(breaks(), most=3)
     assert next(items) == 1
     with pytest.raises(OSError, match="broken"):
         next(items)
-    endless = ahead(iter(int, 1), 3)
+    endless = ahead(iter(int, 1), most=3)
     next(endless)
     endless.close()
 
@@ -528,7 +528,7 @@ def test_what_is_long_in_coming_is_not_waited_for_once_there_is_enough():
         yield 1
         never.wait()
 
-    items = ahead(stalls(), 3, told.is_set)
+    items = ahead(stalls(), most=3, enough=told.is_set)
     assert next(items) == 1
     told.set()
     assert list(items) == []

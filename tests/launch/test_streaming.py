@@ -13,7 +13,7 @@ from avemo.models.recurrent import RecurrentConfig
 from avemo.models.resnet import ResNetConfig
 from avemo.stages.fusion import FusionTraining
 from data_pipelines.faces import FACE_TEMPLATE, CropConfig, align_by_landmarks
-from launch import streaming
+from data_pipelines.sound import VOICE_FRAMES
 from launch.streaming import LONGEST_WAIT_FRAMES, FramePairs, StreamingPredictor, StreamModel
 from launch.train_fusion import Fusion
 
@@ -67,7 +67,7 @@ def offline(trained, faces, sound):
     pictures = np.stack([np.zeros((16, 16, 3), np.uint8) if face is None else face for face in faces])
     seen = FaceNetwork(FACE).apply(trained.face_variables, jnp.asarray(pictures), train=False)
     voice_valid = np.ones(T, bool)
-    voice_valid[10 + streaming.VOICE_FRAMES : 70] = False
+    voice_valid[10 + VOICE_FRAMES : 70] = False
     outputs = FusionNetwork(FUSION).apply(
         trained.variables,
         *(seen["embedding"][None], *(jnp.asarray(part)[None] for part in (face_valid, sound, voice_valid))),
@@ -211,4 +211,10 @@ def test_memory_stays_constant_when_sound_or_pictures_end_early():
     pairs = FramePairs(True, True)
     for _ in range(10 * LONGEST_WAIT_FRAMES):
         fed(pairs, [1], 0)
+    assert pairs.left() == LONGEST_WAIT_FRAMES
+
+
+def test_sound_that_goes_on_after_pictures_were_given_up_is_predicted_to_its_end():
+    pairs = FramePairs(True, True)
+    fed(pairs, ["a"], 640 * (LONGEST_WAIT_FRAMES + 3))
     assert pairs.left() == LONGEST_WAIT_FRAMES

@@ -293,10 +293,10 @@ def test_nothing_sticks_out_at_any_width(browser, two_faces, width):
 # --------------------------------------------- other sources ---------------------------------------------
 
 
-def test_hostile_names_are_inert(browser, tmp_path):
+def test_hostile_names_are_inert(browser, video, tmp_path):
     name = "</script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">.mp4"
     path = tmp_path / "page.html"
-    write_page(path, name, None, [trace()], [name])
+    write_page(path, name, video, [trace()], [name])
     with opened(browser, path) as page:
         assert page.inner_text("h1") == name
         assert page.inner_text(".flag") == name
@@ -305,9 +305,9 @@ def test_hostile_names_are_inert(browser, tmp_path):
         assert shown(page) == 0
 
 
-def test_no_other_script_may_run(browser, tmp_path):
+def test_no_other_script_may_run(browser, video, tmp_path):
     path = tmp_path / "page.html"
-    write_page(path, "a", None, [trace()], [])
+    write_page(path, "a", video, [trace()], [])
     path.write_text(path.read_text().replace("<main", "<script>document.title = 'taken'</script><main"))
     page = browser.new_page()
     page.goto(path.as_uri())
@@ -331,21 +331,9 @@ def test_sound_alone(browser, tmp_path):
         assert page.evaluate("player.paused")
 
 
-def test_without_media_the_clock_runs_all_the_same(browser, tmp_path):
-    write_page(tmp_path / "page.html", "no media", None, [trace()], [])
-    with opened(browser, tmp_path / "page.html") as page:
-        page.keyboard.press("Shift+ArrowRight")
-        page.keyboard.press("Space")
-        until(page, "frame > 30")
-        until(page, "player.paused")
-        assert shown(page) == FRAMES - 1
-        assert page.inner_text("#play") == "Play"
-        page.click("#play")
-        until(page, "frame < 30 && frame > 2")
-
-
 def test_long_traces_can_be_looked_at_a_minute_at_a_time(browser, tmp_path):
-    write_page(tmp_path / "page.html", "no media", None, [trace(frames=100 * 25)], [])
+    soundfile.write(tmp_path / "a.wav", np.zeros(100 * 16_000), 16_000)
+    write_page(tmp_path / "page.html", "a.wav", tmp_path / "a.wav", [trace(frames=100 * 25)], [])
     with opened(browser, tmp_path / "page.html") as page:
         box = page.locator("#valence .u-over").bounding_box()
 
@@ -388,10 +376,10 @@ def test_a_picture(browser, tmp_path):
         assert page.locator(".box:visible").count() == 2
 
 
-def test_a_network_without_valence_and_arousal(browser, tmp_path):
+def test_a_network_without_valence_and_arousal(browser, video, tmp_path):
     whole = trace()
     whole.valence_arousal[:] = whole.spread[:] = np.nan
-    write_page(tmp_path / "page.html", "a", None, [whole], [])
+    write_page(tmp_path / "page.html", "a", video, [whole], [])
     with opened(browser, tmp_path / "page.html") as page:
         assert not page.locator("#valence, .plane").count()
         click_at(page, "presence", 21)
@@ -409,20 +397,26 @@ def test_what_is_long_is_cut_and_that_is_said(video, tmp_path, monkeypatch):
     for module in (media, viewer):
         monkeypatch.setattr(module, "FRAME_LIMIT", 25)
     path = tmp_path / "page.html"
-    for source in (video, None):
-        write_page(path, "a", source, [trace(), trace(1, 30, 5)], [])
-        assert "Only the first" in path.read_text()
-        assert "face 2" not in path.read_text()
-    write_page(path, "a", None, [trace(0, 0, 25)], [])
-    assert "Only the first" not in path.read_text()
+    write_page(path, "a", video, [trace(), trace(1, 30, 5)], [])
+    assert "Only the first" in path.read_text()
+    assert "face 2" not in path.read_text()
 
 
-def test_same_input_same_bytes(tmp_path):
+def test_of_many_faces_those_that_are_there_longest_are_shown(video, tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, "a", video, [trace(face, 0, 10 + face) for face in range(20)], [])
+    assert "Only the 9 faces that are there longest are shown, of 20." in path.read_text()
+    assert [f'"face {face + 1}"' in path.read_text() for face in range(20)] == [False] * 11 + [True] * 9
+    write_page(path, "a", video, [trace(face) for face in range(9)], [])
+    assert "Only the" not in path.read_text()
+
+
+def test_same_input_same_bytes(video, tmp_path):
     for name in ("a", "b"):
-        write_page(tmp_path / name, "a", None, [trace()], [])
+        write_page(tmp_path / name, "a", video, [trace()], [])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_uplot_travels_with_its_licence(tmp_path):
-    write_page(tmp_path / "page.html", "a", None, [trace()], [])
+def test_uplot_travels_with_its_licence(video, tmp_path):
+    write_page(tmp_path / "page.html", "a", video, [trace()], [])
     assert "Copyright (c) 2022 Leon Sorokin" in (tmp_path / "page.html").read_text()
