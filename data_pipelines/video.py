@@ -81,7 +81,7 @@ def play(
         ears = None if audio is None else _Ears(audio, start, waits=video is not None)
         kind = "sound" if video is None else "video"
         try:
-            for frame in _decoded(container, streams, damage):
+            for frame in _decoded(container, streams, source, damage):
                 if isinstance(frame, av.VideoFrame):
                     kind = "video"
                     yield from (("picture", image) for image in clock.show(frame))
@@ -91,7 +91,7 @@ def play(
                     parts = ears.hear(frame) if ears is not None else ()
                 yield from (("sound", _checked(samples, source)) for samples in parts)
         except (av.FFmpegError, ValueError) as error:
-            raise DataError(f"{source}: broken {kind} ({error}); fetch the file anew") from error
+            raise _broken(source, kind, error) from error
         yield from (("picture", image) for image in clock.rest())
         if ears is not None:
             yield from (("sound", _checked(samples, source)) for samples in ears.rest())
@@ -179,7 +179,7 @@ def is_resampled(path: Path) -> bool:
         try:
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
         except av.FFmpegError as error:
-            raise DataError(f"{path}: broken video ({error}); fetch the file anew") from error
+            raise _broken(path, "video", error) from error
         times = sorted(packet.pts for packet in packets if packet.pts is not None)
         if len(times) < len(packets):  # Files without times say only how many frames they have per second.
             return stream.average_rate not in (None, FRAME_RATE_HZ)
@@ -243,18 +243,24 @@ def _audio_stream(container: av.container.InputContainer) -> av.AudioStream | No
 def _decoded(
     container: av.container.InputContainer,
     streams: Sequence[av.VideoStream | av.AudioStream],
+    source: Path | str,
     damage: Callable[[str], None] | None,
 ) -> Iterator[av.VideoFrame | av.AudioFrame]:
     """The frames of some streams in the order in which they come; `damage` as in `play`."""
     for packet in container.demux(streams):
         try:
             decoded = packet.decode()
-        except av.error.InvalidDataError:
+        except av.FFmpegError as error:
+            kind = "video" if isinstance(packet.stream, av.VideoStream) else "sound"
             if damage is None:
-                raise
-            damage("video" if isinstance(packet.stream, av.VideoStream) else "sound")
+                raise _broken(source, kind, error) from error
+            damage(kind)
             continue
         yield from (frame for frame in decoded if isinstance(frame, av.VideoFrame | av.AudioFrame))
+
+
+def _broken(source: Path | str, kind: str, error: Exception) -> DataError:
+    return DataError(f"{source}: broken {kind} ({error}); fetch the file anew")
 
 
 def _seconds(stream: av.VideoStream | av.AudioStream) -> Fraction:

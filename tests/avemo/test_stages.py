@@ -275,6 +275,10 @@ def test_shares_of_raters_are_learnt_where_there_are_any():
     target, has_target = supervision.expression_targets(labels, SupervisionConfig(soft_labels=True))
     np.testing.assert_array_equal(target[:2], [[1, 0, 0, 0, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(has_target, [True, True, False])
+    unrated = {name: value for name, value in labels.items() if not name.startswith("soft_label")}
+    target, has_target = supervision.expression_targets(unrated, SupervisionConfig(soft_labels=True))
+    np.testing.assert_array_equal(target, jax.nn.one_hot(labels["expression"], 8))
+    np.testing.assert_array_equal(has_target, [True, False, False])
     target, has_target = supervision.expression_targets(labels, SupervisionConfig(label_smoothing=0.8))
     np.testing.assert_allclose(target[0], [0.3, *[0.1] * 7], rtol=1e-6)
     np.testing.assert_array_equal(has_target, [True, False, False])

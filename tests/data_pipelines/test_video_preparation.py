@@ -4,6 +4,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ from av.stream import Disposition
 from small_videos import write_sound_only, write_timed, write_video
 
 from data_pipelines.errors import DataError
-from data_pipelines.video import frames, has_video, is_resampled, load_sound_track
+from data_pipelines.video import frames, has_video, is_resampled, load_sound_track, look_into, play
 
 
 def numbers(path: Path, step: int = 2) -> list[int]:
@@ -140,3 +141,126 @@ def test_what_is_no_video_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match=r"a\.mp4: can't be opened"):
         next(frames(tmp_path / "a.mp4"))
+
+
+def write_moments(
+    path: Path,
+    video_from_s: float = 0.0,
+    sound_from_s: float = 0.0,
+    broken: range = range(0),
+    without: range = range(0),
+) -> None:
+    """2 s from 0 on: the picture at t s is grey of level 100 · t, the sound a constant of t / 4; 25 packets a second.
+
+    Of both only what comes after the given times is written; the pictures' packets `without` are not, and the sound's
+    packets `broken` hold nonsense.
+    """
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "1", "g": "10", "bf": "0"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("flac" if path.suffix == ".mkv" else "mp2", rate=16_000, layout="mono")
+        sound_packets = []
+        for k in range(50):
+            if k / 25 >= sound_from_s:
+                samples = np.full((1, 640), round(k / 100 * 32767), np.int16)
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16_000, 640 * k, Fraction(1, 16_000)
+                sound_packets += sound.encode(frame)
+        sound_packets += sound.encode(None)
+        for number, packet in enumerate(sound_packets):
+            if number in broken:
+                nonsense = av.Packet(bytes(100))
+                nonsense.pts, nonsense.dts, nonsense.time_base = packet.pts, packet.dts, packet.time_base
+                nonsense.stream = sound
+                packet = nonsense
+            container.mux(packet)
+        pictures = [k for k in range(50) if k / 25 >= video_from_s]
+        packets = []
+        for k in pictures:
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 4 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        for k, packet in zip(pictures, packets, strict=True):
+            if k not in without:
+                container.mux(packet)
+
+
+def played(source: Path | str, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    """When the pictures were shown, in frames, as their grey tells; and the sound."""
+    parts = list(play(source, **options))
+    levels = np.array([image.mean() / 4 for kind, image in parts if kind == "picture"])
+    return levels, np.concatenate([np.zeros(0), *(samples for kind, samples in parts if kind == "sound")])
+
+
+@pytest.mark.parametrize(("video_from_s", "sound_from_s"), [(0.0, 0.0), (0.6, 0.0), (0.0, 0.6)])
+def test_sound_begins_with_the_first_picture(tmp_path: Path, video_from_s: float, sound_from_s: float) -> None:
+    write_moments(tmp_path / "a.mkv", video_from_s, sound_from_s)
+    shown, heard = played(tmp_path / "a.mkv")
+    first = round(25 * video_from_s)
+    np.testing.assert_allclose(shown, range(first, 50), atol=1)
+    middles = heard[320::640]
+    wanted = (
+        np.arange(first, first + len(middles)) / 100 * (np.arange(first, first + len(middles)) >= 25 * sound_from_s)
+    )
+    np.testing.assert_allclose(middles, wanted, atol=0.02)
+    assert len(middles) >= 50 - first - 1
+
+
+def test_a_stream_that_is_joined_before_a_key_frame_keeps_sound_and_pictures_together(tmp_path: Path) -> None:
+    write_moments(tmp_path / "a.ts", without=range(1))  # the first picture that can be decoded is the tenth
+    for source in (tmp_path / "a.ts", str(tmp_path / "a.ts")):  # as a file, and as what a server sends
+        shown, heard = played(source)
+        assert shown[0] == pytest.approx(10, abs=1)
+        delay_s = 481 / 16_000  # of the encoder
+        at = heard[320::640]
+        np.testing.assert_allclose(at[2:-3] * 100 + 25 * delay_s, np.arange(10, 10 + len(at))[2:-3], atol=1.5)
+
+
+def test_damaged_packets_are_left_out_where_that_is_wanted(tmp_path: Path) -> None:
+    write_moments(tmp_path / "a.mkv", broken=range(2, 5))
+    whole = tmp_path / "whole.mkv"
+    write_moments(whole)
+    with pytest.raises(DataError, match=r"a\.mkv: broken sound"):
+        played(tmp_path / "a.mkv")
+    told: list[str] = []
+    shown, heard = played(tmp_path / "a.mkv", damage=told.append)
+    assert told == ["sound"] * 3
+    np.testing.assert_array_equal(shown, played(whole)[0])
+    unbroken = played(whole)[1]
+    assert len(heard) == len(unbroken)
+    differs = np.flatnonzero(np.abs(heard - unbroken) > 0.02)
+    assert 0 < np.ptp(differs) < 16_000
+    assert np.abs(heard[differs[len(differs) // 2]]) < 0.02
+
+
+def test_pixels_are_made_square(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        video.width, video.height, video.pix_fmt = 48, 36, "yuv420p"
+        video.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stored = np.zeros((36, 48, 3), np.uint8)
+        stored[:, :24] = 200
+        container.mux(video.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(video.encode())
+    (image,) = frames(tmp_path / "a.mp4")
+    assert image.shape == (36, 64, 3)
+    np.testing.assert_allclose(image[:, [4, 28, 36, 60], 0].mean(0), [200, 200, 0, 0], atol=12)
+
+
+def test_of_many_channels_the_front_ones_are_heard(tmp_path: Path) -> None:
+    layout = av.AudioLayout("5.1")
+    levels = {"FL": 0.1, "FR": 0.2, "FC": 0.3, "LFE": 0.9, "BL": 0.8, "BR": 0.7}
+    with av.open(str(tmp_path / "a.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16_000, layout=layout)
+        samples = np.tile(np.array([levels[channel.name] for channel in layout.channels], np.float32), 16_000)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout=layout)
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    np.testing.assert_allclose(load_sound_track(tmp_path / "a.wav"), 0.2, atol=1e-5)
+
+
+def test_how_long_a_file_lasts_is_told_from_its_first_picture(tmp_path: Path) -> None:
+    write_moments(tmp_path / "a.mkv", video_from_s=0.6)
+    assert look_into(tmp_path / "a.mkv").duration_s == pytest.approx(1.4, abs=0.1)

@@ -1,6 +1,8 @@
 """`avemo predict`: from drawn people in real files to rows, summaries and pages, whatever the files are like."""
 
+import contextlib
 import csv
+import itertools
 import json
 import shutil
 import threading
@@ -377,6 +379,41 @@ def test_of_a_video_that_breaks_off_what_there_is_is_predicted(run, portraits, t
     assert any("are predicted" in note for note in outcome["notes"])
 
 
+def test_damaged_packets_are_left_out_and_told(run, portraits, tmp_path):
+    path = write(tmp_path / "whole.mkv", [portraits.one] * 50, sound=tone(2))
+    with av.open(str(path)) as whole, av.open(str(tmp_path / "a.mkv"), "w") as damaged:
+        streams = [damaged.add_stream_from_template(stream) for stream in whole.streams]
+        for number, packet in enumerate(whole.demux()):
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio" and 40 < number < 45:
+                nonsense = av.Packet(b"\xff" * 50)
+                nonsense.pts, nonsense.dts, nonsense.time_base = packet.pts, packet.dts, packet.time_base
+                nonsense.stream = streams[1]
+                packet = nonsense
+            else:
+                packet.stream = streams[packet.stream.index]
+            damaged.mux(packet)
+    out = run(tmp_path / "a.mkv", "--html")
+    assert len(rows_of(out / "a.mkv")) == 50
+    (outcome,) = json.loads((out / "outcomes.json").read_text())
+    assert outcome["result"] == "partly"
+    assert outcome["notes"][0].startswith("damaged packets were left out: ")
+    assert "Damaged packets were left out" in (out / "a.mkv/page.html").read_text()
+
+
+def test_a_file_whose_streams_begin_or_end_apart_is_whole(run, portraits, tmp_path):
+    write(tmp_path / "longer.mp4", [portraits.one] * 50, sound=tone(6))
+    soundfile.write(tmp_path / "a.wav", tone(4), RATE_HZ)
+    with av.open(str(tmp_path / "a.wav")) as wav, av.open(str(tmp_path / "a.aac"), "w", format="adts") as raw:
+        stream = raw.add_stream("aac", rate=RATE_HZ, layout="mono")
+        for frame in wav.decode(audio=0):
+            raw.mux(stream.encode(frame))
+        raw.mux(stream.encode(None))
+    out = run(tmp_path / "longer.mp4", tmp_path / "a.aac")
+    assert [each["result"] for each in json.loads((out / "outcomes.json").read_text())] == ["predicted"] * 2
+
+
 def test_a_video_without_frames_fails_and_with_sound_it_is_heard(run, tmp_path):
     for name, sound in (("mute.mkv", None), ("heard.mkv", tone(2))):
         with av.open(str(tmp_path / name), "w") as container:
@@ -479,6 +516,38 @@ def test_of_a_stream_that_breaks_off_the_rows_are_kept(run, portraits, tmp_path,
     with pytest.raises(SystemExit, match="unplugged"):
         run(tmp_path / "a.mp4", "--live")
     assert len(rows_of(tmp_path / "out")) == 12
+
+
+def test_of_a_live_stream_the_rows_outlive_whatever_ends_it(run, portraits, tmp_path, monkeypatch):
+    calls = itertools.count()
+
+    def runs_out(latency, name, frames=1):
+        if next(calls) == 60:
+            raise OSError("No space left on device")
+        return contextlib.nullcontext()
+
+    write(tmp_path / "a.mp4", [portraits.one] * 40)
+    monkeypatch.setattr("launch.latency.Latency.part", runs_out)
+    with pytest.raises(SystemExit, match="No space left"):
+        run(tmp_path / "a.mp4", "--live")
+    assert 15 < len(rows_of(tmp_path / "out")) < 40
+
+
+def test_live_pictures_and_sound_may_come_from_two_sources(run, portraits, tmp_path, capsys):
+    write(tmp_path / "camera.mp4", [portraits.one] * 60)
+    soundfile.write(tmp_path / "microphone.wav", tone(2.6), RATE_HZ)
+    rows = rows_of(run(tmp_path / "camera.mp4", tmp_path / "microphone.wav", "--live"))
+    assert len(rows) == 60
+    assert {row["face_valid"] for row in rows} == {"1"}
+    assert sum(row["voice_valid"] == "1" for row in rows) >= 55
+    with pytest.raises(SystemExit):
+        run("a", "b", "c", "--live")
+    assert "the sound of another" in capsys.readouterr().err
+
+
+def test_sound_that_another_source_sends_before_the_first_picture_belongs_to_none():
+    played = [("sound", 1), ("sound", 2), ("picture", 3), ("sound", 4), ("picture", 5)]
+    assert list(live.from_first_picture(played)) == played[2:]
 
 
 def test_live_makes_no_page(run, capsys):

@@ -14,7 +14,7 @@ from avemo.models.resnet import ResNetConfig
 from avemo.stages.fusion import FusionTraining
 from data_pipelines.faces import FACE_TEMPLATE, CropConfig, align_by_landmarks
 from data_pipelines.sound import VOICE_FRAMES
-from launch.streaming import LONGEST_WAIT_FRAMES, FramePairs, StreamingPredictor, StreamModel
+from launch.streaming import LONGEST_WAIT_FRAMES, FramePairs, StreamingPredictor, StreamModel, look_at
 from launch.train_fusion import Fusion
 
 FACE = FaceConfig(
@@ -218,3 +218,12 @@ def test_sound_that_goes_on_after_pictures_were_given_up_is_predicted_to_its_end
     pairs = FramePairs(True, True)
     fed(pairs, ["a"], 640 * (LONGEST_WAIT_FRAMES + 3))
     assert pairs.left() == LONGEST_WAIT_FRAMES
+
+
+def test_a_picture_gives_what_a_face_that_lasts_gives(model):
+    face = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    lasting = StreamingPredictor(model, 25, has_sound=False).feed([face] * 125)[-1]
+    once = look_at(model, face)
+    assert [len(part) for part in once] == [1] * 5
+    for name in ("expression", "valence_arousal", "spread"):
+        np.testing.assert_allclose(getattr(once, name)[0], getattr(lasting, name)[-1], atol=1e-5)
