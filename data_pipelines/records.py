@@ -195,8 +195,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
     Returns:
         "source", "preparation" (the settings), "splits" (counts, what was skipped, see `builders.account.Account`),
-        "fingerprint" (see `fingerprint_of`), and what is peculiar to a corpus, such as RECOLA's "raters" (names, in
-        the order of the ratings).
+        "fingerprint" (see `fingerprint_of`), "synthetic" (whether people and voices are drawn), and what is peculiar
+        to a corpus, such as RECOLA's "raters" (names, in the order of the ratings).
 
     Raises:
         DataError: The folder holds no prepared dataset.

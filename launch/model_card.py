@@ -109,6 +109,7 @@ def what_it_was(record: RunRecord) -> dict[str, Any]:
         "network": network,
         "learned_valence_arousal": record.rates,
         "trained_on": without_paths(record.inputs),
+        "corpora": record.corpora,
     }
 
 
@@ -154,9 +155,14 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         "",
         f"**Licence.** {card['licence']}",
         "",
-        "## Files",
-        "",
     ]
+    if synthetic := [name for name, told in run["corpora"].items() if told["synthetic"]]:
+        lines += [
+            f"**Synthetic data.** It has learned from synthetic corpora ({', '.join(synthetic)}), whose people are "
+            "drawn and whose voices are synthetic: what it has learned there says nothing of people.",
+            "",
+        ]
+    lines += ["## Files", ""]
     for name, file in card["files"].items():
         lines += [
             f"`{name}`: {file['bytes']:,} bytes; the largest error found is {file['largest_error_found']:.1e}.",
@@ -181,6 +187,8 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     if "sound" in card:
         lines += ["## Recordings", "", *table(("", ""), _time_rows(card)), "", f"State: {card['state']}.", ""]
     lines += ["## Trained on", "", *table(("", "fingerprint (SHA-256) or setting"), _training_rows(run)), ""]
+    told = lambda settings: ", ".join(f"{name} {value}" for name, value in settings.items())
+    lines += [*table(("corpus", "as prepared"), ((name, told(each)) for name, each in run["corpora"].items())), ""]
     lines += ["## Made with", "", *table(("package", "version"), card["versions"].items()), ""]
     return "\n".join(lines)
 

@@ -28,16 +28,12 @@ from launch.frame_files import FILE_NAMES, FileFormat, columns_of, frame_file
 from launch.live import predict_live
 from launch.media import FRAME_LIMIT
 from launch.prediction import FaceTrace, ahead, joined, predict_picture, predict_stream, usable
+from launch.report import CORPORA
 from launch.runs import run_input, write_json
 from launch.streaming import StreamModel, load_model
 from launch.viewer import write_page
 
 DEMO_MODEL = Path("runs/demo/fusion")
-
-DEMO_WARNING = (
-    "This is the demo's model, which has only ever seen drawn faces and synthetic voices: it shows how things work, "
-    "and what it says of people means nothing."
-)
 
 SUMMARY_FILE = "summary.json"
 OUTCOMES_FILE = "outcomes.json"
@@ -98,11 +94,11 @@ class Predict:
         Raises:
             LaunchError: there is no such model, nothing to predict, or some of it couldn't be predicted.
         """
-        if self.model == DEMO_MODEL:
-            if not self.model.is_dir():
-                raise LaunchError(f"no --model is named, and the demo's isn't at {self.model}: avemo demo makes it")
-            print(f"warning: {DEMO_WARNING}")
+        if self.model == DEMO_MODEL and not self.model.is_dir():
+            raise LaunchError(f"no --model is named, and the demo's isn't at {self.model}: avemo demo makes it")
         model = load_model(self.model)
+        if model.synthetic:
+            print(f"warning: {synthetic_warning(model)}")
         if self.live:
             predict_live(model, self.inputs, self.faces, self.modalities, self.out)
             return
@@ -137,7 +133,7 @@ class Predict:
                         shown.append(trace)
             content = summary.content(name)
             if self.html:
-                warning = [DEMO_WARNING] * (self.model == DEMO_MODEL)
+                warning = [synthetic_warning(model)] if model.synthetic else []
                 write_page(
                     folder / PAGE_FILE, path.name, path, joined(shown), [*warning, *map(sentence, summary.notes)]
                 )
@@ -185,6 +181,15 @@ class Predict:
                 summary.breaks(str(error).removeprefix(f"{path}: "))
         if not summary.frames:
             raise DataError(f"{path}: not one frame can be decoded; fetch the file anew")
+
+
+def synthetic_warning(model: StreamModel) -> str:
+    """What those must know who use a model that has learned from synthetic corpora."""
+    corpora = ", ".join(CORPORA[name] for name in model.synthetic)
+    return (
+        f"This model has learned from synthetic corpora in the form of {corpora}, whose people are drawn and whose "
+        "voices are synthetic: what it has learned there shows how things work, and says nothing of people."
+    )
 
 
 def find_inputs(inputs: tuple[str, ...], out: Path) -> tuple[dict[str, Path], list[Path]]:

@@ -143,14 +143,26 @@ def print_counts(folder: Path) -> None:
 
 def preparations(data: Path) -> dict[str, dict[str, Any]]:
     """How each corpus that lies in a folder was prepared, by the corpus' name."""
-    folders = {
-        corpus: dataset_folder(data, part)
-        for corpus, part in (
-            *((name, name) for name in ("affectnet", "faces", "recola", "clips")),
-            ("fec", "fec/triplets"),
-        )
+    return {corpus: metadata["preparation"] for corpus, metadata in _all_metadata(data).items()}
+
+
+def what_they_are(data: Path, corpora: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of corpora that are learned from: the settings of their preparation, and whether they are synthetic."""
+    prepared = _all_metadata(data)
+    settings = lambda preparation: {
+        name: told for name, told in preparation.items() if not isinstance(told, list | dict)
     }
-    return {corpus: read_metadata(folder)["preparation"] for corpus, folder in folders.items() if folder.is_dir()}
+    return {
+        corpus: settings(prepared[corpus]["preparation"]) | {"synthetic": prepared[corpus].get("synthetic", False)}
+        for corpus in corpora
+    }
+
+
+def _all_metadata(data: Path) -> dict[str, dict[str, Any]]:
+    """The metadata of each corpus that lies in a folder."""
+    parts = {name: name for name in ("affectnet", "faces", "recola", "clips")} | {"fec": "fec/triplets"}
+    folders = {corpus: dataset_folder(data, part) for corpus, part in parts.items()}
+    return {corpus: read_metadata(folder) for corpus, folder in folders.items() if folder.is_dir()}
 
 
 def crop_settings(data: Path, corpus: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,8 @@ class RunRecord:
         crop: how the faces that it learned from were cut (`CropConfig`'s settings); a run of an earlier version
             doesn't say so.
         rates: whether it has learned valence and arousal.
+        corpora: of each corpus that it learned from, or the runs it builds on did: how it was prepared, and whether
+            it is "synthetic"; a run of an earlier version doesn't say so.
     """
 
     stage: str
@@ -58,6 +60,12 @@ class RunRecord:
     versions: dict[str, str]
     crop: dict[str, Any] = field(default_factory=dict)
     rates: bool = False
+    corpora: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def synthetic(self) -> tuple[str, ...]:
+        """Names of the corpora that were synthetic."""
+        return tuple(name for name, told in self.corpora.items() if told["synthetic"])
 
     @classmethod
     def new(
@@ -69,10 +77,17 @@ class RunRecord:
         inputs: dict[str, Any],
         crop: Mapping[str, Any] = MappingProxyType({}),
         rates: bool = False,
+        corpora: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        builds_on: Iterable[Path] = (),
     ) -> "RunRecord":
-        """The record of a run started now."""
+        """The record of a run started now; of the runs it builds on it takes over what they have learned from."""
         said = plain(config), inputs, command_line(), package_versions()
-        return cls(stage, preset, seed, *said, dict(crop), rates)
+        learned = {name: dict(told) for name, told in corpora.items()}
+        for run in builds_on:
+            for name, told in read_record(run).corpora.items():
+                own = learned.setdefault(name, told)
+                learned[name] = own | {"synthetic": own["synthetic"] or told["synthetic"]}
+        return cls(stage, preset, seed, *said, dict(crop), rates, learned)
 
     def what(self) -> dict[str, Any]:
         """The part that decides the result; the rest may differ when a run is resumed, or its folder is moved."""

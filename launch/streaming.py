@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -42,6 +42,7 @@ class StreamModel:
         rates: whether it tells valence and arousal; a face network may have learned expressions alone.
         spread_factor: what the fusion's spread is multiplied by, of each dimension.
         uses: whether the fusion has learned from faces, and from sound.
+        synthetic: names of the synthetic corpora that they have learned from.
     """
 
     face: FaceNetwork
@@ -51,6 +52,7 @@ class StreamModel:
     rates: bool = True
     spread_factor: tuple[float, ...] = (1.0,) * len(DIMENSIONS)
     uses: tuple[bool, bool] = (True, True)
+    synthetic: tuple[str, ...] = ()
 
     @classmethod
     def of_face(cls, config: FaceConfig, variables: Any, crop: CropConfig, rates: bool) -> "StreamModel":
@@ -119,9 +121,11 @@ def load_model(run: Path) -> StreamModel:
         raise LaunchError(f"{run / RUN_FILE} doesn't say how faces were cut, an earlier version wrote it: train anew")
     crop = CropConfig(**record.crop)
     if record.stage != "fusion":
-        return StreamModel.of_face(*load_face_network(run, mesh), crop, record.rates)
-    factors = load_fitted(run).spread_factor
-    return StreamModel.of_fusion(load_fusion(run, mesh), crop, tuple(factors[name] for name in DIMENSIONS))
+        model = StreamModel.of_face(*load_face_network(run, mesh), crop, record.rates)
+    else:
+        factors = load_fitted(run).spread_factor
+        model = StreamModel.of_fusion(load_fusion(run, mesh), crop, tuple(factors[name] for name in DIMENSIONS))
+    return replace(model, synthetic=record.synthetic)
 
 
 class Frames(NamedTuple):

@@ -35,7 +35,7 @@ from launch.hosts import Hosts, host_share, joined
 from launch.interruption import Check
 from launch.loop import Rhythm, Together, start_run, train
 from launch.mesh import MeshSetting, MeshShape, check_batch_size, device_mesh
-from launch.prepare import check_image_size, check_same_size, crop_settings
+from launch.prepare import check_image_size, check_same_size, crop_settings, what_they_are
 from launch.runs import RunRecord, read_record, run_input, stage_config
 from launch.teacher_cache import TeacherCache
 
@@ -124,7 +124,8 @@ class TrainTeacher(FaceRun):
         """Train on these devices."""
         config, trunk, inputs = self.config, first_trunk(self), face_inputs(self)
         crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
-        record = RunRecord.new("teacher", self.preset, self.seed, config, inputs, crop, rates)
+        corpora = what_they_are(self.data, corpora_of(self))
+        record = RunRecord.new("teacher", self.preset, self.seed, config, inputs, crop, rates, corpora)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         stage = teacher.build(config, weights, self.seed, trunk)
         train_faces(self, mesh, record, config, stage)
@@ -166,7 +167,8 @@ class TrainStudent(FaceRun):
         inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
         crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
         rates |= bool(config.regression_weight)
-        record = RunRecord.new("student", self.preset, self.seed, config, inputs, crop, rates)
+        corpora = what_they_are(self.data, corpora_of(self, self.unlabelled))
+        record = RunRecord.new("student", self.preset, self.seed, config, inputs, crop, rates, corpora, self.teacher)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         try:
             stage = student.build(config, weights, self.seed, teachers, trunk)
@@ -289,12 +291,16 @@ def from_kept_outputs(stage: Stage) -> Stage:
 
 def face_inputs(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> dict[str, Any]:
     """Fingerprints of what a face network learns from, the data by the name of the dataset."""
-    sources = sources_of(run.config, run.faces, unlabelled).values()
-    corpora = dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources)
-    inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora}
+    inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora_of(run, unlabelled)}
     trunk = hashlib.sha256(run.trunk.read_bytes()).hexdigest() if run.trunk else None
     told = {"hold_out": run.hold_out, "unlabelled": unlabelled, "trunk": trunk}
     return inputs | {name: value for name, value in told.items() if value}
+
+
+def corpora_of(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> list[str]:
+    """The corpora that a face network learns from."""
+    sources = sources_of(run.config, run.faces, unlabelled).values()
+    return list(dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources))
 
 
 def first_trunk(run: TrainTeacher | TrainStudent) -> Any:

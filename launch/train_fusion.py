@@ -32,7 +32,7 @@ from launch.hosts import from_first_host, host_share, is_first_host
 from launch.interruption import Check
 from launch.loop import Batches, start_run, train
 from launch.mesh import check_batch_size, put_batch, replicated
-from launch.prepare import check_image_size, crop_settings
+from launch.prepare import check_image_size, crop_settings, what_they_are
 from launch.runs import RunRecord, read_record, run_input, stage_config, write_json
 from launch.train import Run, finished_variables, load_face_network
 
@@ -65,7 +65,8 @@ class TrainFusion(Run):
         check_face_size(config, face[0], self.face)
         inputs = {self.clips: loaders.fingerprint(self.data, self.clips), "face": run_input(self.face)}
         crop = crop_settings(self.data, self.clips)
-        record = RunRecord.new("fusion", self.preset, self.seed, config, inputs, crop, rates=True)
+        corpora = what_they_are(self.data, [self.clips])
+        record = RunRecord.new("fusion", self.preset, self.seed, config, inputs, crop, True, corpora, [self.face])
         left = start_run(self.out, record, config.steps, self.resume)
         if not left and from_first_host((self.out / FITTED_FILE).exists):
             return

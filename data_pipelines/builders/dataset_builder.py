@@ -136,7 +136,8 @@ class DatasetBuilder(FileReaderBuilder, skip_registration=True):  # type: ignore
                 infos = self._write_by_beam(recipe, account, fingerprint)
         account.add_without_split()
         self.info.set_splits(tfds.core.splits.SplitDict(infos))
-        self.info.metadata.update(splits=account.splits, fingerprint=fingerprint.hexdigest(), **recipe.metadata())
+        told = {"splits": account.splits, "fingerprint": fingerprint.hexdigest(), "synthetic": recipe.synthetic}
+        self.info.metadata.update(told | recipe.metadata())
 
     def _write_split(
         self, recipe: Recipe, split: str, account: Account, fingerprint: Fingerprint, map_: OrderedMap

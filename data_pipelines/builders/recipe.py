@@ -13,6 +13,7 @@ import numpy as np
 from data_pipelines.processes import OrderedMap
 from data_pipelines.records import serialized
 from data_pipelines.releases.items import Skip
+from data_pipelines.synthetic.corpus import TRUTH_FILE
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Recipe(ABC):
     counted: ClassVar[tuple[str, ...]] = ()
     items_per_chunk: ClassVar[int] = 32
     source: Path
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the source was drawn: a `truth.json` lies beside it, see `data_pipelines.synthetic`."""
+        return (self.source / TRUTH_FILE).is_file()
 
     @abstractmethod
     def preparation(self) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from tqdm import tqdm
 from data_pipelines.errors import DataError
 from data_pipelines.processes import worker_pool
 
+TRUTH_FILE = "truth.json"
+"""What tells a synthetic corpus from a real one, and what is known of it."""
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -28,7 +31,7 @@ def new_folder(out: Path) -> None:
 def write_truth(out: Path, truth: dict[str, Any]) -> None:
     """Writes what is known of a corpus into its `truth.json`, one top-level entry a line."""
     entries = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in truth.items())
-    (out / "truth.json").write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    (out / TRUTH_FILE).write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
 
 
 def shared_out(

@@ -162,6 +162,14 @@ def test_a_fusion_becomes_three_files_and_a_card(fused, face, file_format, tmp_p
     record = json.loads((fused / "run.json").read_text())
     assert card["run"]["trained_on"]["recola"] == record["inputs"]["recola"]
     assert card["run"]["face_network"]["trained_on"]["affectnet"]
+    corpora = card["run"]["corpora"]
+    assert {name: told["synthetic"] for name, told in corpora.items()} == {
+        "affectnet": True,
+        "fec": True,
+        "recola": True,
+    }
+    assert (corpora["recola"]["partition"], corpora["recola"]["gold_standard"]) == ("A", "mean")
+    assert "**Synthetic data.**" in readme
     assert card["expressions"][:2] == ["neutral", "happiness"]
     assert card["dimensions"] == ["valence", "arousal"]
     assert card["images"]["colour_order"] == "RGB"

@@ -474,11 +474,12 @@ def test_without_a_model_the_demos_is_taken_with_a_warning(tmp_path, monkeypatch
     with pytest.raises(SystemExit, match="no --model is named"):
         avemo("predict", "a.wav")
     (tmp_path / predict.DEMO_MODEL).mkdir(parents=True)
-    monkeypatch.setattr(predict, "load_model", lambda run: model)
+    synthetic = replace(model, synthetic=("affectnet", "recola"))
+    monkeypatch.setattr(predict, "load_model", lambda run: synthetic)
     monkeypatch.setattr(predict, "run_input", lambda run: {"fingerprint": "demo"})
     avemo("predict", "a.wav", "--html")
-    assert "means nothing" in capsys.readouterr().out
-    assert "only ever seen drawn faces" in (tmp_path / "predictions/a.wav/page.html").read_text()
+    assert "warning: This model has learned from synthetic corpora in the form of AffectNet" in capsys.readouterr().out
+    assert "AffectNet, RECOLA, whose people are drawn" in (tmp_path / "predictions/a.wav/page.html").read_text()
 
 
 def test_a_face_network_alone_tells_no_valence_it_has_not_learned(run, model, portraits, tmp_path, monkeypatch):
