@@ -110,7 +110,9 @@ def onnx_maker() -> Callable[[Part], Made]:
 
         from launch.onnx_graph import to_onnx
     except ImportError as error:
-        raise LaunchError("ONNX needs packages that aren't installed: pip install 'avemo[export]'") from error
+        raise LaunchError(
+            'ONNX needs packages that are not installed; in the project folder: pip install -e ".[export]"'
+        ) from error
 
     def make(part: Part) -> Made:
         content = to_onnx(part.step, part.shapes(), part.name).SerializeToString()

@@ -107,7 +107,7 @@ def _parquet_file(path: Path) -> Iterator[Callable[[Columns], None]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
-        raise LaunchError("Parquet files need pyarrow: pip install 'avemo[parquet]'") from error
+        raise LaunchError('Parquet files need pyarrow; in the project folder: pip install -e ".[parquet]"') from error
 
     def table_of(columns: Columns) -> Any:
         return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})

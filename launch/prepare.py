@@ -171,13 +171,23 @@ def crop_settings(data: Path, corpus: str) -> dict[str, Any]:
     return {each.name: preparation[each.name] for each in fields(CropConfig)}
 
 
+_LARGEST = 1.7
+"""Networks look at crops of their own size. Of a face that is more than so many times as large (our choice) they would
+see only the middle."""
+
+
 def check_image_size(data: Path, corpus: str, image_size: int) -> None:
-    """Raise LaunchError where a corpus was prepared with faces smaller than a network takes."""
+    """Raise LaunchError where a corpus was prepared with faces smaller than a network takes, or much larger ones."""
     size = preparations(data).get(corpus, {}).get("size", image_size)
     if size < image_size:
         raise LaunchError(
             f"{data / corpus}: the prepared faces are {size}x{size} pixels, the network wants "
             f"{image_size}x{image_size}: prepare them again with --size {image_size} or more"
+        )
+    if size > _LARGEST * image_size:
+        raise LaunchError(
+            f"{data / corpus}: the prepared faces are {size}x{size} pixels, and the network would see only the middle "
+            f"{image_size}x{image_size}: prepare them again with --size {round(1.15 * image_size)}"
         )
 
 

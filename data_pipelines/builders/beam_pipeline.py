@@ -61,7 +61,7 @@ def write_by_beam(
     try:
         import apache_beam as beam
     except ImportError as error:
-        raise DataError('Apache Beam is not installed; get it with: pip install "avemo[beam]"') from error
+        raise DataError('Apache Beam is not installed; in the project folder: pip install -e ".[beam]"') from error
     writers = {
         split: BeamWriter(
             serializer=_Serialized(),

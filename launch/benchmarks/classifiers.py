@@ -219,7 +219,9 @@ class OnnxClassifier:
         try:
             import onnxruntime
         except ImportError as error:
-            raise LaunchError(f"{self.path} needs ONNX Runtime: pip install 'avemo[benchmark]'") from error
+            raise LaunchError(
+                f'{self.path} needs ONNX Runtime; in the project folder: pip install -e ".[benchmark]"'
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         try:

@@ -191,7 +191,7 @@ class BenchmarkTrain:
 def torch_absence() -> str | None:
     """Why PyTorch isn't measured, if it isn't."""
     if not installed("torch"):
-        return "not installed (pip install 'avemo[benchmark]')"
+        return 'not installed (in the project folder: pip install -e ".[benchmark]")'
     from launch.benchmarks.torch_peer import absence
 
     return absence()

@@ -189,6 +189,12 @@ def message(*arguments):
     return text
 
 
+def test_shares_of_raters_are_asked_for_where_there_are_none(tiny, tmp_path):
+    out = tmp_path / "out"
+    avemo("train", "teacher", "--data", tiny.data, "--out", out, *TEACHER, "--supervision.soft-labels", "--steps", "1")
+    assert json.loads((out / "run.json").read_text())["config"]["supervision"]["soft_labels"]
+
+
 def test_wrong_folders_are_named(tiny, runs, tmp_path):
     (tmp_path / "empty").mkdir()
     out = ["--out", tmp_path / "out"]
@@ -211,6 +217,8 @@ def test_presets_that_do_not_fit_are_named(tiny, runs, tmp_path):
     assert "prepared faces are 46x46 pixels, the network wants 140x140" in message(
         "train", "teacher", "--data", tiny.data, "--out", tmp_path / "paper"
     )
+    small = ["train", "teacher", "--preset", "small", "--network.image-size", "24"]
+    assert "would see only the middle 24x24" in message(*small, "--data", tiny.data, "--out", tmp_path / "small")
     assert "has no preset huge" in message("train", "fusion", "--preset", "huge")
 
 

@@ -219,7 +219,7 @@ def test_what_can_not_be_exported_is_refused(face, tmp_path, monkeypatch):
 
     with monkeypatch.context() as context:
         context.setitem(sys.modules, "onnxruntime", None)
-        with pytest.raises(SystemExit, match=r"pip install 'avemo\[export\]'"):
+        with pytest.raises(SystemExit, match=r'pip install -e "\.\[export\]"'):
             avemo(*arguments, face)
 
     out.mkdir()
