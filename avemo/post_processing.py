@@ -1,13 +1,11 @@
 """Post-processing of predicted traces, as is usual on RECOLA (Valstar et al. 2016), and its fit on development data.
 
 A median filter, a bias, a scale and a shift in time, one after the other; each is kept only where it raises the CCC on
-the development recordings, and also on each of them when it is fitted on the others (our choice: on few recordings
-almost anything helps that is fitted on them). The filter looks into the future, so none of this is for live use.
+the development recordings. The filter looks into the future, so none of this is for live use.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from scipy.ndimage import median_filter
@@ -51,27 +49,14 @@ def fit(traces: Sequence[Trace]) -> PostProcessing:
     """The best post-processing of one dimension for these recordings; each part of it only where it helps.
 
     Args:
-        traces: The development recordings'. Of one alone nothing can be left out, so what helps there is kept.
+        traces: The development recordings'.
     """
-    processed = cache(lambda candidate, file: candidate(traces[file][0]))
-    files = range(len(traces))
-
-    def score(chosen: Sequence[PostProcessing], on: Sequence[int] = files) -> float:
-        pairs = zip(chosen, on, strict=True)
-        return concatenated_ccc([(processed(candidate, file), traces[file][1]) for candidate, file in pairs])
-
-    def fitted(step: Callable[..., list[PostProcessing]], on: Sequence[int]) -> PostProcessing:
-        candidates = [best, *step(best, [traces[file] for file in on])]
-        return max(candidates, key=lambda candidate: score([candidate] * len(on), on))
-
-    best = PostProcessing()
+    best, score = PostProcessing(), concatenated_ccc(traces)
     for step in (_medians, _biases, _scales, _shifts):
-        candidate = fitted(step, files)
-        if len(files) > 1:
-            of_others = [fitted(step, [other for other in files if other != file]) for file in files]
-            if score(of_others) <= score([best] * len(files)):
-                continue
-        best = candidate
+        for candidate in step(best, traces):
+            after = concatenated_ccc([(candidate(prediction), gold) for prediction, gold in traces])
+            if after > score:
+                best, score = candidate, after
     return best
 
 
