@@ -185,7 +185,7 @@ class Predict:
 
 def synthetic_warning(model: StreamModel) -> str:
     """What those must know who use a model that has learned from synthetic corpora."""
-    corpora = ", ".join(CORPORA[name] for name in model.synthetic)
+    corpora = ", ".join(title for name, title in CORPORA.items() if name in model.synthetic)
     return (
         f"This model has learned from synthetic corpora in the form of {corpora}, whose people are drawn and whose "
         "voices are synthetic: what it has learned there shows how things work, and says nothing of people."
