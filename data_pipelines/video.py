@@ -77,7 +77,7 @@ def play(
         if not streams:
             return
         clock = _Clock(video)
-        start = _seconds(video) if video is not None else _begins(source, _video_stream(container) or streams[0])
+        start = _begins(source, _video_stream(container) or streams[0])
         ears = None if audio is None else _Ears(audio, start, waits=video is not None)
         kind = "sound" if video is None else "video"
         try:
@@ -132,7 +132,7 @@ class Contents:
 
 
 def look_into(source: Path | str) -> Contents:
-    """What there is in a file, or in what a camera or a server sends; nothing is decoded.
+    """What there is in a file, or in what a camera or a server sends; of a file, one picture is decoded.
 
     Raises:
         DataError: It can't be opened.
@@ -140,7 +140,8 @@ def look_into(source: Path | str) -> Contents:
     with _open(source) as container:
         picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
         video = _video_stream(container)
-        begins_s = _seconds(stream) if (stream := video or _audio_stream(container)) is not None else 0
+        stream = video or _audio_stream(container)
+        begins_s = _begins(source, stream) if stream is not None else 0
         lasts = None if container.format.name in _GUESSED else container.duration
         duration_s = (
             None if lasts is None else float(((container.start_time or 0) + lasts) / Fraction(av.time_base) - begins_s)
@@ -272,7 +273,8 @@ def _begins(source: Path | str, stream: av.VideoStream | av.AudioStream) -> Frac
     """When the pictures of a file begin that can be decoded: after a cut, that may be later than they say."""
     if isinstance(source, Path) and isinstance(stream, av.VideoStream):
         with _open(source) as container, contextlib.suppress(av.FFmpegError):
-            first = next(container.decode(container.streams[stream.index]), None)
+            same = [each for each in container.streams.video if each.index == stream.index]
+            first = next(_decoded(container, same, source, damage=lambda kind: None), None)
             if isinstance(first, av.VideoFrame) and first.pts is not None and first.time_base is not None:
                 return first.pts * first.time_base
     return _seconds(stream)

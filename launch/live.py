@@ -22,6 +22,7 @@ from avemo.streaming import see
 from data_pipelines import video
 from data_pipelines.errors import DataError
 from data_pipelines.video import Played
+from launch.errors import LaunchError
 from launch.frame_files import FILE_NAMES, columns_of, growing_csv_file
 from launch.interruption import Interruption
 from launch.latency import Latency
@@ -52,18 +53,21 @@ def predict_live(
     Args:
         model: The networks.
         sources: A file, camera or address, see `data_pipelines.video.play`; or one for the pictures, and one for the
-            sound. Those are held together by when they come.
+            sound. Those are held together by when they come, and end with the pictures.
         faces: How many faces are followed at most.
         modalities: What the model may use.
         out: Folder for a file of all rows; None keeps nothing.
 
     Raises:
         DataError: A source can't be opened, or breaks off; rows until then are kept.
+        LaunchError: There are rows in that folder already.
     """
     opened = [Path(source) if Path(source).is_file() else source for source in sources]
     contents = [video.look_into(source) for source in opened]
     heard = {name: getattr(contents[-1], name) for name in ("sound", "undecodable_sound")}
     has_video, has_sound = usable(model, replace(contents[0], **heard), modalities, " and ".join(sources))
+    if out is not None and (out / FILE_NAMES["csv"]).exists():
+        raise LaunchError(f"{out / FILE_NAMES['csv']} holds rows already: give another --out")
     wanted = [(opened[0], has_video, has_sound)]
     if len(opened) > 1:
         wanted = [(opened[0], True, False)] * has_video + [(opened[1], False, True)] * has_sound

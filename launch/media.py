@@ -72,7 +72,7 @@ def encode(source: Path) -> Media:
         return _encode_picture(source)
     if not contents.video:
         return _encode_mp4(source, None, contents.sound)
-    image = next(frames(source), None)
+    image = next(frames(source, _untold), None)
     if image is None:
         raise DataError(f"{source}: holds no picture; fetch the file anew")
     height, width, _ = image.shape

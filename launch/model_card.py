@@ -156,7 +156,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         f"**Licence.** {card['licence']}",
         "",
     ]
-    if synthetic := [name for name, told in run["corpora"].items() if told["synthetic"]]:
+    if synthetic := [name for name, told in run["corpora"].items() if told.get("synthetic")]:
         lines += [
             f"**Synthetic data.** It has learned from synthetic corpora ({', '.join(synthetic)}), whose people are "
             "drawn and whose voices are synthetic: what it has learned there says nothing of people.",

@@ -97,8 +97,8 @@ class Predict:
         if self.model == DEMO_MODEL and not self.model.is_dir():
             raise LaunchError(f"no --model is named, and the demo's isn't at {self.model}: avemo demo makes it")
         model = load_model(self.model)
-        if model.synthetic:
-            print(f"warning: {synthetic_warning(model)}")
+        for warning in self._warnings(model):
+            print(f"warning: {warning}")
         if self.live:
             predict_live(model, self.inputs, self.faces, self.modalities, self.out)
             return
@@ -133,9 +133,12 @@ class Predict:
                         shown.append(trace)
             content = summary.content(name)
             if self.html:
-                warning = [synthetic_warning(model)] if model.synthetic else []
                 write_page(
-                    folder / PAGE_FILE, path.name, path, joined(shown), [*warning, *map(sentence, summary.notes)]
+                    folder / PAGE_FILE,
+                    path.name,
+                    path,
+                    joined(shown),
+                    [*self._warnings(model), *map(sentence, summary.notes)],
                 )
             write_json(folder / SUMMARY_FILE, content | {"made_from": made_from})
         except LaunchError:
@@ -146,6 +149,17 @@ class Predict:
             kind = "" if isinstance(error, DataError | OSError) else f"{type(error).__name__}: "
             return Outcome(str(path), "failed", [" ".join(f"{kind}{error}".split())])
         return Outcome(str(path), "partly" if summary.broken else "predicted", summary.notes)
+
+    def _warnings(self, model: StreamModel) -> list[str]:
+        """What those must know who use a model that has learned from synthetic corpora."""
+        if not model.synthetic and self.model != DEMO_MODEL:
+            return []
+        corpora = ", ".join(title for name, title in CORPORA.items() if name in model.synthetic)
+        named = f" in the form of {corpora}" if corpora else ""
+        return [
+            f"This model has learned from synthetic corpora{named}, whose people are drawn and whose voices are "
+            "synthetic: what it has learned there shows how things work, and says nothing of people."
+        ]
 
     def _made_from(self, path: Path) -> dict[str, Any]:
         """All that decides what is predicted of a file; if it is the same, so is the result."""
@@ -181,15 +195,6 @@ class Predict:
                 summary.breaks(str(error).removeprefix(f"{path}: "))
         if not summary.frames:
             raise DataError(f"{path}: not one frame can be decoded; fetch the file anew")
-
-
-def synthetic_warning(model: StreamModel) -> str:
-    """What those must know who use a model that has learned from synthetic corpora."""
-    corpora = ", ".join(title for name, title in CORPORA.items() if name in model.synthetic)
-    return (
-        f"This model has learned from synthetic corpora in the form of {corpora}, whose people are drawn and whose "
-        "voices are synthetic: what it has learned there shows how things work, and says nothing of people."
-    )
 
 
 def find_inputs(inputs: tuple[str, ...], out: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -253,6 +258,7 @@ class Summary:
     _contents: Contents | None = None
     _model: StreamModel | None = None
     _listens: bool = False
+    _whole: bool = False
     _heard: bool = False
     _samples: int = 0
     _with_face: int = 0
@@ -262,6 +268,7 @@ class Summary:
     def begin(self, kind: str, contents: Contents, model: StreamModel, listens: bool = False) -> None:
         """Say what it is, who predicts it, and whether its sound is used."""
         self.kind, self._contents, self._model, self._listens = kind, contents, model, listens
+        self._whole = kind != "picture" and (kind == "video", listens) == (contents.video, contents.sound)
         rate_hz = contents.frame_rate_hz
         if kind == "video" and rate_hz is not None and abs(rate_hz - FRAME_RATE_HZ) > 0.01:
             self.notes.append(f"{rate_hz:.4g} pictures per second; predicted at {FRAME_RATE_HZ}")
@@ -295,7 +302,7 @@ class Summary:
         seconds = self.frames / FRAME_RATE_HZ
         said_s = contents.duration_s if contents is not None else None
         played_s = max(seconds, self._samples / SAMPLE_RATE_HZ)
-        if self.kind != "picture" and not self.broken and said_s and played_s < _SHORTER * said_s - 1:
+        if self._whole and not self.broken and said_s and played_s < _SHORTER * said_s - 1:
             self.breaks(f"it says that it lasts {said_s:.1f} s")
         if self.damage:
             packets = " and ".join(f"{count} of {kind}" for kind, count in sorted(self.damage.items()))

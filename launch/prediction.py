@@ -206,7 +206,7 @@ def _face_finder() -> FaceFinder:
 def ahead(*sources: Iterable[Item], most: int, enough: Callable[[], bool] = lambda: False) -> Iterator[Item]:
     """The items of all sources as they come, each source's made by a thread of its own; at most so many wait.
 
-    They end when all sources have, or as soon as `enough` says so, even where the next one is long in coming.
+    They end when the first source does, or as soon as `enough` says so, even where the next one is long in coming.
     """
     waiting: queue.Queue[tuple[str, Item | BaseException | None]] = queue.Queue(most)
     stopped = threading.Event()
@@ -220,7 +220,7 @@ def ahead(*sources: Iterable[Item], most: int, enough: Callable[[], bool] = lamb
             return True
         return False
 
-    def make(source: Iterable[Item]) -> None:
+    def make(source: Iterable[Item], is_first: bool) -> None:
         try:
             for item in source:
                 if not put("item", item):
@@ -228,14 +228,14 @@ def ahead(*sources: Iterable[Item], most: int, enough: Callable[[], bool] = lamb
         except BaseException as error:  # it is raised again where the items are used
             put("error", error)
         else:
-            put("end", None)
+            if is_first:
+                put("end", None)
 
-    threads = [threading.Thread(target=make, args=(source,), daemon=True) for source in sources]
+    threads = [threading.Thread(target=make, args=(each, n == 0), daemon=True) for n, each in enumerate(sources)]
     for thread in threads:
         thread.start()
-    making = len(threads)
     try:
-        while making and not enough():
+        while not enough():
             try:
                 kind, what = waiting.get(timeout=_LOOK_UP_EVERY_S)
             except queue.Empty:
@@ -243,10 +243,9 @@ def ahead(*sources: Iterable[Item], most: int, enough: Callable[[], bool] = lamb
             if isinstance(what, BaseException) and kind == "error":
                 raise what
             if kind == "end":
-                making -= 1
-            else:
-                yield what  # type: ignore[misc]  # an item, of whatever type
+                return
+            yield what  # type: ignore[misc]  # an item, of whatever type
     finally:
         stopped.set()
-        for thread in threads:
-            thread.join(_LOOK_UP_EVERY_S if enough() else None)  # a camera that says nothing isn't waited for
+        for thread in threads:  # a camera that says nothing isn't waited for
+            thread.join(_LOOK_UP_EVERY_S if enough() or len(threads) > 1 else None)

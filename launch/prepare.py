@@ -147,15 +147,16 @@ def preparations(data: Path) -> dict[str, dict[str, Any]]:
 
 
 def what_they_are(data: Path, corpora: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Of corpora that are learned from: the settings of their preparation, and whether they are synthetic."""
+    """Of corpora that are learned from: the settings of their preparation, and whether they are "synthetic".
+
+    What an earlier version prepared doesn't say so.
+    """
     prepared = _all_metadata(data)
     settings = lambda preparation: {
         name: told for name, told in preparation.items() if not isinstance(told, list | dict)
     }
-    return {
-        corpus: settings(prepared[corpus]["preparation"]) | {"synthetic": prepared[corpus].get("synthetic", False)}
-        for corpus in corpora
-    }
+    origin = lambda metadata: {name: metadata[name] for name in ("synthetic",) if name in metadata}
+    return {corpus: settings(prepared[corpus]["preparation"]) | origin(prepared[corpus]) for corpus in corpora}
 
 
 def _all_metadata(data: Path) -> dict[str, dict[str, Any]]:

@@ -65,7 +65,7 @@ class RunRecord:
     @property
     def synthetic(self) -> tuple[str, ...]:
         """Names of the corpora that were synthetic."""
-        return tuple(name for name, told in self.corpora.items() if told["synthetic"])
+        return tuple(name for name, told in self.corpora.items() if told.get("synthetic"))
 
     @classmethod
     def new(
@@ -85,8 +85,7 @@ class RunRecord:
         learned = {name: dict(told) for name, told in corpora.items()}
         for run in builds_on:
             for name, told in read_record(run).corpora.items():
-                own = learned.setdefault(name, told)
-                learned[name] = own | {"synthetic": own["synthetic"] or told["synthetic"]}
+                learned[name] = told | learned.get(name, {}) | ({"synthetic": True} if told.get("synthetic") else {})
         return cls(stage, preset, seed, *said, dict(crop), rates, learned)
 
     def what(self) -> dict[str, Any]:

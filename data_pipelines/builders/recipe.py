@@ -54,8 +54,8 @@ class Recipe(ABC):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the source was drawn: a `truth.json` lies beside it, see `data_pipelines.synthetic`."""
-        return (self.source / TRUTH_FILE).is_file()
+        """Whether the source was drawn: a `truth.json` lies in its folder, see `data_pipelines.synthetic`."""
+        return ((self.source if self.source.is_dir() else self.source.parent) / TRUTH_FILE).is_file()
 
     @abstractmethod
     def preparation(self) -> dict[str, Any]:

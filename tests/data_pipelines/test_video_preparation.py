@@ -12,6 +12,7 @@ import pytest
 from av.stream import Disposition
 from small_videos import write_sound_only, write_timed, write_video
 
+from data_pipelines import video
 from data_pipelines.errors import DataError
 from data_pipelines.video import frames, has_video, is_resampled, load_sound_track, look_into, play
 
@@ -205,6 +206,15 @@ def test_sound_begins_with_the_first_picture(tmp_path: Path, video_from_s: float
     )
     np.testing.assert_allclose(middles, wanted, atol=0.02)
     assert len(middles) >= 50 - first - 1
+
+
+def test_however_late_the_first_picture_of_a_file_comes_its_sound_begins_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "_LONGEST_WAIT_S", 0.2)
+    write_moments(tmp_path / "a.mkv", video_from_s=0.8)
+    _, heard = played(tmp_path / "a.mkv")
+    np.testing.assert_allclose(heard[320::640][:3], [0.2, 0.21, 0.22], atol=0.02)
 
 
 def test_a_stream_that_is_joined_before_a_key_frame_keeps_sound_and_pictures_together(tmp_path: Path) -> None:

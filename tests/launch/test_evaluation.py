@@ -93,7 +93,10 @@ def test_raters_are_summed_up_and_the_gold_standard_stands_in_for_them():
 
 def test_swapped_voices_fit_their_new_recording():
     first, second = recording(10, 0), recording(7, 1)
+    second["voice_valid"][2] = False
     swapped = swap_voices([first, second])
+    np.testing.assert_array_equal(swapped[0]["voice_valid"], np.arange(10) % 7 != 2)
+    assert swapped[1]["voice_valid"].all()
     np.testing.assert_array_equal(swapped[0]["waveform"][: 7 * 640], second["waveform"])
     np.testing.assert_array_equal(swapped[1]["waveform"], first["waveform"][: 7 * 640])
     assert [len(part["waveform"]) for part in swapped] == [6400, 4480]

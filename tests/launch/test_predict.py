@@ -410,8 +410,30 @@ def test_a_file_whose_streams_begin_or_end_apart_is_whole(run, portraits, tmp_pa
         for frame in wav.decode(audio=0):
             raw.mux(stream.encode(frame))
         raw.mux(stream.encode(None))
-    out = run(tmp_path / "longer.mp4", tmp_path / "a.aac")
-    assert [each["result"] for each in json.loads((out / "outcomes.json").read_text())] == ["predicted"] * 2
+    for arguments in ([], ["--modalities", "face"], ["--modalities", "voice"]):
+        out = run(tmp_path / "longer.mp4", *arguments)
+        assert [each["result"] for each in json.loads((out / "outcomes.json").read_text())] == ["predicted"]
+    (outcome,) = json.loads((run(tmp_path / "a.aac") / "outcomes.json").read_text())
+    assert outcome["result"] == "predicted"
+
+
+def test_a_video_that_was_cut_before_a_key_frame_has_its_page(run, portraits, tmp_path):
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libvpx", rate=25, options={"g": "20", "deadline": "realtime"})
+        video.height, video.width, video.pix_fmt = *portraits.one.shape[:2], "yuv420p"
+        packets = [
+            packet
+            for image in [*[portraits.one] * 50, None]
+            for packet in video.encode(None if image is None else av.VideoFrame.from_ndarray(image, format="rgb24"))
+        ]
+        for packet in packets[1:]:
+            container.mux(packet)
+    out = run(path, "--html")
+    (outcome,) = json.loads((out / "outcomes.json").read_text())
+    assert outcome["result"] in ("predicted", "partly")
+    assert 25 <= len(rows_of(out / "a.webm")) <= 50
+    assert (out / "a.webm/page.html").is_file()
 
 
 def test_a_video_without_frames_fails_and_with_sound_it_is_heard(run, tmp_path):
@@ -536,11 +558,16 @@ def test_of_a_live_stream_the_rows_outlive_whatever_ends_it(run, portraits, tmp_
 
 def test_live_pictures_and_sound_may_come_from_two_sources(run, portraits, tmp_path, capsys):
     write(tmp_path / "camera.mp4", [portraits.one] * 60)
-    soundfile.write(tmp_path / "microphone.wav", tone(2.6), RATE_HZ)
+    sound = np.concatenate([np.zeros((RATE_HZ, 1), np.float32), tone(9)])  # from the 25th frame on, and for longer
+    soundfile.write(tmp_path / "microphone.wav", sound, RATE_HZ)
     rows = rows_of(run(tmp_path / "camera.mp4", tmp_path / "microphone.wav", "--live"))
     assert len(rows) == 60
     assert {row["face_valid"] for row in rows} == {"1"}
-    assert sum(row["voice_valid"] == "1" for row in rows) >= 55
+    voiced = [row["voice_valid"] == "1" for row in rows]
+    assert voiced.index(True) == pytest.approx(25, abs=10)  # the two are opened one after the other
+    assert all(voiced[35:])
+    with pytest.raises(SystemExit, match="holds rows already"):
+        run(tmp_path / "camera.mp4", "--live")
     with pytest.raises(SystemExit):
         run("a", "b", "c", "--live")
     assert "the sound of another" in capsys.readouterr().err
