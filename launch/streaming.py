@@ -57,7 +57,7 @@ class StreamModel:
     @classmethod
     def of_face(cls, config: FaceConfig, variables: Any, crop: CropConfig, rates: bool) -> "StreamModel":
         """A face network alone."""
-        return cls(FaceNetwork(config), None, (jax.device_put(variables),), crop, rates)
+        return cls(FaceNetwork(config), None, (_on_device(variables),), crop, rates)
 
     @classmethod
     def of_fusion(cls, trained: Fusion, crop: CropConfig, spread_factor: tuple[float, ...]) -> "StreamModel":
@@ -65,7 +65,7 @@ class StreamModel:
         networks = FaceNetwork(trained.face_config), FusionNetwork(trained.config.network)
         variables = trained.face_variables, {"params": trained.variables["params"]}
         uses = MODALITIES[trained.config.modalities]
-        return cls(*networks, jax.device_put(variables), crop, True, spread_factor, uses)
+        return cls(*networks, _on_device(variables), crop, True, spread_factor, uses)
 
     @property
     def image_size(self) -> int:
@@ -79,7 +79,7 @@ class StreamModel:
 
     def initial_carry(self) -> Any:
         """What the first step of a stream is given."""
-        return () if self.fusion is None else jax.device_put(initial_carry(self.fusion.config, 1))
+        return () if self.fusion is None else _on_device(initial_carry(self.fusion.config, 1))
 
     @cached_property
     def step(self) -> Callable[..., Any]:
@@ -107,6 +107,11 @@ class StreamModel:
         cut = align_by_landmarks(image, landmarks, self.crop)
         start = (len(cut) - self.image_size) // 2
         return cut[start : start + self.image_size, start : start + self.image_size]
+
+
+def _on_device(tree: Any) -> Any:
+    """On the one device that predicts. What lies there in another sharding is compiled for anew, in mid-stream."""
+    return jax.device_put(tree, jax.devices()[0])
 
 
 def load_model(run: Path) -> StreamModel:

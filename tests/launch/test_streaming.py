@@ -14,6 +14,7 @@ from avemo.models.resnet import ResNetConfig
 from avemo.stages.fusion import FusionTraining
 from data_pipelines.faces import FACE_TEMPLATE, CropConfig, align_by_landmarks
 from data_pipelines.sound import VOICE_FRAMES
+from launch.mesh import data_mesh, replicated
 from launch.streaming import LONGEST_WAIT_FRAMES, FramePairs, StreamingPredictor, StreamModel, look_at
 from launch.train_fusion import Fusion
 
@@ -97,6 +98,15 @@ def test_a_stream_in_any_chunks_gives_what_one_pass_over_the_whole_gives(trained
     parts += predictor.finish()
     for found, expected in zip(together(parts), offline(trained, faces, sound), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_nothing_is_compiled_after_the_first_step_however_the_variables_were_loaded(trained, stream):
+    loaded = jax.device_put((trained.variables, trained.face_variables), replicated(data_mesh()))
+    trained = replace(trained, variables=loaded[0], face_variables=loaded[1])
+    model = StreamModel.of_fusion(trained, CropConfig(size=16), (1.0, 2.0))
+    predictor = StreamingPredictor(model)
+    predictor.feed(stream[0][2:7], stream[1][: 5 * 640])
+    assert model.step._cache_size() == 1
 
 
 def test_nothing_is_compiled_after_the_first_step_whatever_streams_there_are(model, stream):
