@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from avemo.labels import EXPRESSIONS, FRAME_RATE_HZ, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
@@ -26,9 +25,10 @@ from launch.errors import LaunchError
 from launch.frame_files import FILE_NAMES, columns_of, growing_csv_file
 from launch.interruption import Interruption
 from launch.latency import Latency
+from launch.mesh import compiler_options
 from launch.prediction import FaceTrace, ahead, predict_stream, usable
 from launch.speed import median_s
-from launch.streaming import LONGEST_WAIT_FRAMES, StreamModel
+from launch.streaming import LONGEST_WAIT_FRAMES, StreamingPredictor, StreamModel
 from launch.tables import print_tables
 
 LINE_EVERY_S = 1.0
@@ -80,6 +80,8 @@ def predict_live(
     latency = Latency()
     for part, seconds in time_networks(model).items():
         latency.add(part, seconds)
+    # Compiled before the stream is opened, which would have to wait otherwise.
+    StreamingPredictor(model).feed([None], np.zeros(SAMPLES_PER_FRAME, np.float32))
     arrivals = Arrivals()
     told_s: dict[int, float] = {}
     broken = None
@@ -179,24 +181,27 @@ def paced(played: Iterable[Played]) -> Iterator[Played]:
 def time_networks(model: StreamModel) -> dict[str, float]:
     """Seconds that each network alone takes for one frame: the median of some calls.
 
-    Face, voice and fusion are compiled into one program; what it takes beyond face and voice is told as the fusion's.
+    The stream's step is one compiled program, in which they can't be told apart. The fusion's time is what sound and
+    fusion take together beyond the voice network.
     """
-    size = model.image_size
-    face_valid = voice_valid = np.ones((1, 1), bool)
-    faces = np.zeros((1, 1, size, size, 3), np.uint8)
-    sound = np.zeros((1, SAMPLES_PER_FRAME), np.float32)
-    carry = model.initial_carry()
-    see_alone = jax.jit(partial(see, model.face))
-    times = {"face network alone": median_s(lambda: see_alone(model.variables[0], faces, face_valid))}
+    options = compiler_options(jax.devices()[0])
+    timed = lambda function, *inputs: median_s(partial(jax.jit(function, compiler_options=options), *inputs))
+    there = np.ones((1, 1), bool)
+    faces = np.zeros((1, 1, model.image_size, model.image_size, 3), np.uint8)
+    times = {"face network alone": timed(partial(see, model.face), model.variables[0], faces, there)}
     if model.fusion is None:
         return times
-    config, params = model.fusion.config, model.variables[1]["params"]["audio"]
+    network, config, carry = model.fusion, model.fusion.config, model.initial_carry()
     encoder = AudioEncoder(config.audio, config.dtype)
+    sound = np.zeros((1, SAMPLES_PER_FRAME), np.float32)
+    embedding = np.zeros((1, 1, config.face_size), np.float32)
 
-    @jax.jit
-    def hear_alone(params: Any, carry: Any) -> Any:
-        return encoder.apply({"params": params}, log_mel(jnp.asarray(sound), config.log_mel, carry.sound), carry.audio)
+    def hear(params: Any, carry: Any, sound: Any) -> Any:
+        return encoder.apply({"params": params}, log_mel(sound, config.log_mel, carry.sound), carry.audio)
 
-    whole = median_s(lambda: model.step(model.variables, carry, faces, face_valid, sound, voice_valid))
-    times["voice network alone"] = median_s(lambda: hear_alone(params, carry))
-    return times | {"fusion: what all networks take beyond that": max(whole - sum(times.values()), 0.0)}
+    def hear_and_fuse(variables: Any, carry: Any, embedding: Any, there: Any, sound: Any) -> Any:
+        return network.apply(variables, embedding, there, sound, there, train=False, carry=carry)
+
+    voice_s = timed(hear, model.variables[1]["params"]["audio"], carry, sound)
+    both_s = timed(hear_and_fuse, model.variables[1], carry, embedding, there, sound)
+    return times | {"voice network alone": voice_s, "fusion alone": max(both_s - voice_s, 0.0)}
