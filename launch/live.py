@@ -62,21 +62,10 @@ def predict_live(
         DataError: A source can't be opened, or breaks off; rows until then are kept.
         LaunchError: There are rows in that folder already.
     """
-    opened = [Path(source) if Path(source).is_file() else source for source in sources]
-    contents = [video.look_into(source) for source in opened]
-    heard = {name: getattr(contents[-1], name) for name in ("sound", "undecodable_sound")}
-    has_video, has_sound = usable(model, replace(contents[0], **heard), modalities, " and ".join(sources))
     if out is not None and (out / FILE_NAMES["csv"]).exists():
         raise LaunchError(f"{out / FILE_NAMES['csv']} holds rows already: give another --out")
-    wanted = [(opened[0], has_video, has_sound)]
-    if len(opened) > 1:
-        wanted = [(opened[0], True, False)] * has_video + [(opened[1], False, True)] * has_sound
     damage: Counter[str] = Counter()
-    played = [
-        paced(parts) if isinstance(source, Path) else parts
-        for source, pictures, sound in wanted
-        for parts in [video.play(source, pictures, sound, lambda kind: damage.update([kind]))]
-    ]
+    played, has_video, has_sound = open_sources(model, sources, modalities, damage)
     latency = Latency()
     for part, seconds in time_networks(model).items():
         latency.add(part, seconds)
@@ -109,6 +98,31 @@ def predict_live(
         print(f"damaged packets of {kind} that were left out: {count}")
     if broken is not None:
         raise broken
+
+
+def open_sources(
+    model: StreamModel, sources: Sequence[str], modalities: Modalities, damage: Counter[str]
+) -> tuple[list[Iterable[Played]], bool, bool]:
+    """What is to be played, that with pictures first, and whether there are pictures, and sound, that are used.
+
+    Args:
+        model: The networks.
+        sources: As `predict_live` has them.
+        modalities: What the model may use.
+        damage: Counts the packets of "video" and of "sound" that can't be decoded.
+    """
+    opened = [Path(source) if Path(source).is_file() else source for source in sources]
+    contents = [video.look_into(source) for source in opened]
+    heard = {name: getattr(contents[-1], name) for name in ("sound", "undecodable_sound")}
+    has_video, has_sound = usable(model, replace(contents[0], **heard), modalities, " and ".join(sources))
+    wanted = [(opened[0], has_video, has_sound)]
+    if len(opened) > 1:
+        wanted = [(opened[0], True, False)] * has_video + [(opened[1], False, True)] * has_sound
+    played: list[Iterable[Played]] = []
+    for source, pictures, sound in wanted:
+        parts = video.play(source, pictures, sound, lambda kind: damage.update([kind]))
+        played.append(paced(parts) if isinstance(source, Path) else parts)
+    return played, has_video, has_sound
 
 
 def line_of(trace: FaceTrace, latency: Latency) -> str:
