@@ -77,8 +77,9 @@ def play(
         if not streams:
             return
         clock = _Clock(video)
-        start = _begins(source, _video_stream(container) or streams[0])
-        ears = None if audio is None else _Ears(audio, start, waits=video is not None)
+        ears = None
+        if audio is not None:
+            ears = _Ears(audio, _begins(source, _video_stream(container) or audio), waits=video is not None)
         kind = "sound" if video is None else "video"
         try:
             for frame in _decoded(container, streams, source, damage):
@@ -119,7 +120,7 @@ class Contents:
         undecodable_sound: Whether there is sound, but none that FFmpeg has a decoder for.
         picture: Whether it is a single picture.
         duration_s: How long it says it lasts from its first picture, or where it has none its sound, until both have
-            ended; None if it doesn't, or can only guess from its size.
+            ended; None if it doesn't, can only guess from its size, or is a single picture.
         frame_rate_hz: How many pictures it says it has per second; None if it doesn't.
     """
 
@@ -132,7 +133,7 @@ class Contents:
 
 
 def look_into(source: Path | str) -> Contents:
-    """What there is in a file, or in what a camera or a server sends; of a file, one picture is decoded.
+    """What there is in a file, or in what a camera or a server sends; of a video file, one picture is decoded.
 
     Raises:
         DataError: It can't be opened.
@@ -141,11 +142,10 @@ def look_into(source: Path | str) -> Contents:
         picture = container.format.name == "image2" or container.format.name.endswith("_pipe")
         video = _video_stream(container)
         stream = video or _audio_stream(container)
-        begins_s = _begins(source, stream) if stream is not None else 0
-        lasts = None if container.format.name in _GUESSED else container.duration
-        duration_s = (
-            None if lasts is None else float(((container.start_time or 0) + lasts) / Fraction(av.time_base) - begins_s)
-        )
+        duration_s = None
+        if stream is not None and container.duration and not picture and container.format.name not in _GUESSED:
+            end_s = Fraction((container.start_time or 0) + container.duration, av.time_base)
+            duration_s = float(end_s - _begins(source, stream))
         rate_hz = float(video.average_rate) if video is not None and video.average_rate else None
         sound = _audio_stream(container) is not None
         undecodable_sound = not sound and len(container.streams.audio) > 0

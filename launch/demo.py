@@ -16,6 +16,7 @@ from avemo.stages import fusion, student, teacher
 from data_pipelines.builders.affectnet import AffectNetPreparation
 from data_pipelines.builders.fec import FecPreparation
 from data_pipelines.builders.recola import RecolaPreparation
+from data_pipelines.synthetic.corpus import TRUTH_FILE
 from launch.errors import LaunchError
 from launch.evaluate import Evaluate
 from launch.loop import Rhythm
@@ -87,7 +88,7 @@ class Demo:
 
     def _synthesize(self, name: str, corpora: Path) -> None:
         folder = corpora / name
-        if (folder / "truth.json").exists():
+        if (folder / TRUTH_FILE).exists():
             print(f"reused: {folder}")
             return
         shutil.rmtree(folder, ignore_errors=True)  # truth.json is written last: what lies here is a broken start
@@ -103,5 +104,5 @@ class Demo:
                 print(f"reused: {path}")
                 Report(self.out)()
                 return
-        truth = tuple(corpora / name / "truth.json" for name in CORPORA)
+        truth = tuple(corpora / name / TRUTH_FILE for name in CORPORA)
         Evaluate(data, self.out, runs["teacher"], runs["student"], runs["fusion"], truth=truth)()

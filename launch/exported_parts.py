@@ -147,7 +147,7 @@ def fusion_part(trained: Fusion, fitted: FittedOnDev, dtype: ExportDType) -> Par
     inputs = {
         "face": Port((*frames, config.face_size), "float32", "the face file's embedding; anything where no face is"),
         "face_valid": Port(frames, "bool", "false where no face was found"),
-        "voice_valid": Port(frames, "bool", "false in frames before which nothing was heard for 2 s"),
+        "voice_valid": Port(frames, "bool", "false where nothing was heard in a frame and the 2 s before it"),
     }
     outputs = {
         "valence_arousal": Port((*frames, len(DIMENSIONS)), "float32", "valence, arousal, each in [-1, 1]"),

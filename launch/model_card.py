@@ -110,6 +110,7 @@ def what_it_was(record: RunRecord) -> dict[str, Any]:
         "learned_valence_arousal": record.rates,
         "trained_on": without_paths(record.inputs),
         "corpora": record.corpora,
+        "synthetic_corpora": list(record.synthetic),
     }
 
 
@@ -156,7 +157,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         f"**Licence.** {card['licence']}",
         "",
     ]
-    if synthetic := [name for name, told in run["corpora"].items() if told.get("synthetic")]:
+    if synthetic := run["synthetic_corpora"]:
         lines += [
             f"**Synthetic data.** It has learned from synthetic corpora ({', '.join(synthetic)}), whose people are "
             "drawn and whose voices are synthetic: what it has learned there says nothing of people.",

@@ -152,11 +152,12 @@ def what_they_are(data: Path, corpora: Iterable[str]) -> dict[str, dict[str, Any
     What an earlier version prepared doesn't say so.
     """
     prepared = _all_metadata(data)
-    settings = lambda preparation: {
-        name: told for name, told in preparation.items() if not isinstance(told, list | dict)
-    }
-    origin = lambda metadata: {name: metadata[name] for name in ("synthetic",) if name in metadata}
-    return {corpus: settings(prepared[corpus]["preparation"]) | origin(prepared[corpus]) for corpus in corpora}
+    found = {}
+    for corpus in corpora:
+        metadata = prepared[corpus]
+        told = metadata["preparation"] | {name: metadata[name] for name in metadata.keys() & {"synthetic"}}
+        found[corpus] = {name: value for name, value in told.items() if not isinstance(value, list | dict)}
+    return found
 
 
 def _all_metadata(data: Path) -> dict[str, dict[str, Any]]:

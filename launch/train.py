@@ -124,7 +124,7 @@ class TrainTeacher(FaceRun):
         """Train on these devices."""
         config, trunk, inputs = self.config, first_trunk(self), face_inputs(self)
         crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
-        corpora = what_they_are(self.data, corpora_of(self))
+        corpora = what_they_are(self.data, corpora_of(config, self.faces))
         record = RunRecord.new("teacher", self.preset, self.seed, config, inputs, crop, rates, corpora)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         stage = teacher.build(config, weights, self.seed, trunk)
@@ -167,7 +167,7 @@ class TrainStudent(FaceRun):
         inputs |= {"teacher": [run_input(teacher) for teacher in self.teacher]}
         crop, rates = crop_settings(self.data, self.faces), loaders.has_valence_arousal(self.data, self.faces)
         rates |= bool(config.regression_weight)
-        corpora = what_they_are(self.data, corpora_of(self, self.unlabelled))
+        corpora = what_they_are(self.data, corpora_of(config, self.faces, self.unlabelled))
         record = RunRecord.new("student", self.preset, self.seed, config, inputs, crop, rates, corpora, self.teacher)
         weights = class_weights(loaders.class_counts(self.data, self.faces), config.supervision.class_weighting)
         try:
@@ -197,7 +197,7 @@ def train_faces(
 
     `taught` is what teachers say of the faces of each stream; what isn't kept yet is said before the first step.
     """
-    corpora = {loaders.corpus_of(dataset) for dataset, _ in sources_of(config, run.faces, unlabelled).values()}
+    corpora = corpora_of(config, run.faces, unlabelled)
     for corpus in corpora:
         check_image_size(run.data, corpus, config.network.image_size)
     check_same_size(run.data, corpora)
@@ -291,16 +291,11 @@ def from_kept_outputs(stage: Stage) -> Stage:
 
 def face_inputs(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> dict[str, Any]:
     """Fingerprints of what a face network learns from, the data by the name of the dataset."""
-    inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora_of(run, unlabelled)}
+    corpora = corpora_of(run.config, run.faces, unlabelled)
+    inputs: dict[str, Any] = {corpus: loaders.fingerprint(run.data, corpus) for corpus in corpora}
     trunk = hashlib.sha256(run.trunk.read_bytes()).hexdigest() if run.trunk else None
     told = {"hold_out": run.hold_out, "unlabelled": unlabelled, "trunk": trunk}
     return inputs | {name: value for name, value in told.items() if value}
-
-
-def corpora_of(run: TrainTeacher | TrainStudent, unlabelled: PictureSet | None = None) -> list[str]:
-    """The corpora that a face network learns from."""
-    sources = sources_of(run.config, run.faces, unlabelled).values()
-    return list(dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources))
 
 
 def first_trunk(run: TrainTeacher | TrainStudent) -> Any:
@@ -325,6 +320,12 @@ def sources_of(
     if unlabelled:
         sources["unlabelled"] = loaders.PICTURES[unlabelled]
     return sources
+
+
+def corpora_of(config: FaceTraining, faces: FaceSet, unlabelled: PictureSet | None = None) -> list[str]:
+    """The corpora that those pictures are of."""
+    sources = sources_of(config, faces, unlabelled).values()
+    return list(dict.fromkeys(loaders.corpus_of(dataset) for dataset, _ in sources))
 
 
 def load_face_network(run: Path, mesh: Mesh) -> tuple[FaceConfig, Any]:
