@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -101,13 +102,34 @@ class Windows:
         return batch
 
 
-def as_script(job, devices=1, **hosts):
-    """Run a job in a process of its own."""
-    settings = json.dumps([asdict(job) | {"run": str(job.run)}, hosts])
-    cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.Popen(
-        [sys.executable, __file__, settings], env=os.environ | cache, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def as_script():
+    """Runs a job in a process of its own, which doesn't outlive the test, however that ends."""
+    with ExitStack() as processes:
+
+        def start(job, devices=1, **hosts):
+            settings = json.dumps([asdict(job) | {"run": str(job.run)}, hosts])
+            cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_NUM_CPU_DEVICES": str(devices)}
+            command = [sys.executable, __file__, settings]
+            process = subprocess.Popen(command, env=os.environ | cache, stderr=subprocess.PIPE, text=True)
+            processes.enter_context(process)  # waits for it and closes its pipe
+            processes.callback(process.kill)  # goes first
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def as_two_hosts(as_script):
+    """Runs a job in two processes with two devices each."""
+
+    def start(job):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        return [as_script(job, 2, coordinator=address, host_count=2, host_index=index) for index in range(2)]
+
+    return start
 
 
 def main():
@@ -234,7 +256,7 @@ def wait_until(process, condition):
         time.sleep(0.001)
 
 
-def test_the_process_ends_with_a_code_of_its_own(tmp_path):
+def test_the_process_ends_with_a_code_of_its_own(tmp_path, as_script):
     process = as_script(Job(tmp_path, steps=10_000, log_every=1, pause_s=0.01))
     wait_for_step(process, tmp_path, 3)
     process.send_signal(signal.SIGINT)
@@ -243,7 +265,7 @@ def test_the_process_ends_with_a_code_of_its_own(tmp_path):
     assert "add --resume" in errors.splitlines()[-1]
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path):
+def test_a_second_signal_ends_it_at_once(tmp_path, as_script):
     process = as_script(Job(tmp_path, log_every=1, pause_s=60.0))
     while not (tmp_path / "checkpoints").exists():
         time.sleep(0.01)
@@ -276,7 +298,7 @@ def assert_same_figures_and_examples(run, other):
         assert row == pytest.approx(expected, rel=1e-5)
 
 
-def test_another_number_of_devices_goes_on_with_the_same_examples(whole, tmp_path):
+def test_another_number_of_devices_goes_on_with_the_same_examples(whole, tmp_path, as_script):
     one_four, four_one, half = tmp_path / "one_four", tmp_path / "four_one", {"steps": 6}
     Job(one_four, **half)()
     finish(0, as_script(Job(one_four), devices=4), as_script(Job(four_one, **half), devices=4))
@@ -285,29 +307,19 @@ def test_another_number_of_devices_goes_on_with_the_same_examples(whole, tmp_pat
         assert_same_figures_and_examples(run, whole)
 
 
-def as_two_hosts(job):
-    """Two processes with two devices each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    return [as_script(job, 2, coordinator=address, host_count=2, host_index=index) for index in range(2)]
-
-
 def finish(code, *processes):
     for process in processes:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == code, errors
 
 
-def test_another_number_of_hosts_goes_on_with_the_same_examples(tmp_path):
+def test_another_number_of_hosts_goes_on_with_the_same_examples(tmp_path, as_script, as_two_hosts):
     """One process with one device goes on with what two with two devices each began, and the other way round. They are
     told to stop by a signal; of the two, only the second one is, and both stop at the same step."""
-    whole, two_one, one_two = (
-        Job(tmp_path / name, steps=80, log_every=1, pause_s=0.005) for name in ("whole", "two_one", "one_two")
-    )
+    whole, two_one, one_two = (Job(tmp_path / name, steps=80, log_every=1) for name in ("whole", "two_one", "one_two"))
     whole()
     for job, start in ((two_one, as_two_hosts), (one_two, lambda job: [as_script(job)])):
-        processes = start(job)
+        processes = start(replace(job, pause_s=0.05))  # slow enough to be told in time
         wait_for_step(processes[-1], job.run, 3)
         processes[-1].send_signal(signal.SIGTERM)
         finish(75, *processes)
@@ -318,13 +330,13 @@ def test_another_number_of_hosts_goes_on_with_the_same_examples(tmp_path):
         assert_same_figures_and_examples(job.run, whole.run)
 
 
-def test_a_host_that_fails_is_not_waited_for(tmp_path):
+def test_a_host_that_fails_is_not_waited_for(tmp_path, as_two_hosts):
     """The first one can't write its log any more. The other one has no message of its own, but ends as well."""
-    log = tmp_path / "metrics.jsonl"
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")
     hosts = as_two_hosts(Job(tmp_path, steps=10_000, log_every=1, pause_s=0.01))
     wait_for_step(hosts[0], tmp_path, 3)
-    log.unlink()
-    log.mkdir()
+    full.replace(tmp_path / "metrics.jsonl")  # at once: no line fits between
     began = time.monotonic()
     finish(1, hosts[0])
     hosts[1].communicate(timeout=60)
@@ -333,7 +345,7 @@ def test_a_host_that_fails_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path):
+def test_twenty_kills_change_nothing(tmp_path, as_script):
     """At random moments of the training; each fourth while it starts, reads and goes on; and each fourth while it
     writes a checkpoint."""
     settings = {"steps": 400, "log_every": 3, "checkpoint_every": 7, "pause_s": 0.005}
