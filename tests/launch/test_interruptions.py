@@ -348,7 +348,7 @@ def test_a_host_that_fails_is_not_waited_for(tmp_path, as_two_hosts):
 def test_twenty_kills_change_nothing(tmp_path, as_script):
     """At random moments of the training; each fourth while it starts, reads and goes on; and each fourth while it
     writes a checkpoint."""
-    settings = {"steps": 400, "log_every": 3, "checkpoint_every": 7, "pause_s": 0.005}
+    settings = {"steps": 500, "log_every": 3, "checkpoint_every": 7, "pause_s": 0.005}
     Job(tmp_path / "whole", **settings)()
     killed, rng = Job(tmp_path / "killed", **settings), np.random.default_rng(0)
     killed.run.mkdir()
@@ -358,7 +358,7 @@ def test_twenty_kills_change_nothing(tmp_path, as_script):
         if kill % 4 == 3:
             time.sleep(rng.uniform(0, 3))
         else:
-            enough = before + 2 * int(rng.integers(1, 40))  # two streams
+            enough = before + 2 * int(rng.integers(1, 20))  # two streams
             wait_until(process, lambda enough=enough: taken(killed.run) >= enough)
             if kill % 4 == 1:
                 wait_until(process, lambda: is_saving(killed.run))
