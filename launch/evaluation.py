@@ -15,7 +15,7 @@ from avemo.labels import DIMENSIONS, SAMPLES_PER_FRAME
 from avemo.metrics import Regression, merge
 from data_pipelines import loaders
 from data_pipelines.loaders import FaceSet
-from launch.hosts import host_share
+from launch.hosts import compile_together, host_share
 from launch.interruption import Check
 from launch.mesh import compiler_options, own_rows, put_batch, replicated
 
@@ -48,7 +48,10 @@ class Evaluator:
         variables = jax.device_put(variables, replicated(self.mesh))
         total = None
         for number, batch in enumerate(batches, start=1):
-            metrics = self.eval_step(variables, put_batch(self.mesh, batch))
+            given = put_batch(self.mesh, batch)
+            if number == 1:
+                compile_together(self.eval_step, variables, given)
+            metrics = self.eval_step(variables, given)
             total = metrics if total is None else self.merge(total, metrics)
             check(number)
         return jax.device_get(total)

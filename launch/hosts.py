@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -95,6 +95,8 @@ def join(hosts: Hosts) -> None:
             _initialize(address, int(count), int(index))
         elif hosts.hosts == "detect":
             jax.distributed.initialize()
+        if hosts != Hosts():
+            multihost_utils.sync_global_devices("joined")  # they can wait for each other from now on
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LaunchError(
@@ -106,6 +108,17 @@ def join(hosts: Hosts) -> None:
 def _initialize(address: str, count: int, index: int) -> None:
     # Under SLURM, detection would reduce this process to one GPU even though all addresses are given.
     jax.distributed.initialize(address, count, index, cluster_detection_method="deactivate")
+
+
+def compile_together(function: jax.stages.Wrapped, *arguments: Any) -> None:
+    """Compile a jitted function for arguments, and wait until all hosts have, however long they take.
+
+    Hosts connect when they run a program together for the first time. On CPUs, the first one there would wait 30 s for
+    the others, and then fail: less than a slower host, or one that lacks the cache of the first, may take to compile.
+    """
+    if jax.process_count() > 1:
+        function.lower(*arguments).compile()  # a call with these arguments finds it
+        multihost_utils.sync_global_devices("compiled")
 
 
 def host_share() -> dict[str, int]:

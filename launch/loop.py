@@ -19,7 +19,7 @@ from tqdm import tqdm
 from avemo.training import Stage, TrainState, stream_key
 from launch.checkpoints import Checkpoints, is_whole
 from launch.errors import LaunchError
-from launch.hosts import from_first_host, is_first_host
+from launch.hosts import compile_together, from_first_host, is_first_host
 from launch.interruption import Check, Interrupted, Interruption
 from launch.mesh import compiler_options, put_batch, replicated, split_batch, state_sharding, with_whole_parameters
 from launch.profile import Profile
@@ -179,7 +179,11 @@ def train(
                 with profile.step(step):
                     with jax.profiler.TraceAnnotation("next_batch"):
                         batch = next(batches)
-                    state, metrics = train_step(state, put_batch(mesh, batch), *frozen)
+                    given = put_batch(mesh, batch)
+                    if step == first_step + 1:
+                        compile_together(train_step, state, given, *frozen)
+                    state, metrics = train_step(state, given, *frozen)
+                    del given  # else its memory would be held until the next one is there
                     log.add(step, metrics, batch)
                 if profile.ends_with(step, state):
                     log.restart_clock()  # writing took a while

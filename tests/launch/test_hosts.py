@@ -126,6 +126,36 @@ def test_two_tasks_of_slurm_find_each_other():
     assert [output.splitlines()[-1] for output in outputs] == ["0 4", "1 4"]
 
 
+@pytest.mark.slow
+def test_a_host_that_compiles_for_long_is_waited_for():
+    """For longer than the 30 s that hosts on CPUs have to connect."""
+    code = """
+import sys, time, jax, jax.numpy as jnp, numpy as np
+from launch.hosts import Hosts, compile_together, join
+from launch.mesh import data_mesh, put_batch, replicated
+
+coordinator, index = sys.argv[1], int(sys.argv[2])
+join(Hosts(coordinator=coordinator, host_index=index, host_count=2))
+total = jax.jit(jnp.sum, out_shardings=replicated(data_mesh()))
+numbers = put_batch(data_mesh(), np.array([1.0, 2.0]) + 2 * index)
+time.sleep(33 * index)
+compile_together(total, numbers)
+print(total(numbers))
+"""
+    address, environment = f"localhost:{free_port()}", os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, address, str(index)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    assert [output.splitlines()[-1] for output in finish(*hosts)] == ["10.0", "10.0"]
+
+
 def train_on_one(*arguments, devices):
     finish(start(["train", *arguments], devices))
 
