@@ -122,8 +122,9 @@ def test_two_tasks_of_slurm_find_each_other():
         )
         for task in range(2)
     ]
-    outputs = finish(*tasks)
-    assert [output.splitlines()[-1] for output in outputs] == ["0 4", "1 4"]
+    first, second = finish(*tasks)
+    assert "0 4" in first  # not always at its end: Gloo prints as well
+    assert "1 4" in second
 
 
 @pytest.mark.slow
@@ -153,7 +154,7 @@ print(total(numbers))
         )
         for index in range(2)
     ]
-    assert [output.splitlines()[-1] for output in finish(*hosts)] == ["10.0", "10.0"]
+    assert all("10.0" in output for output in finish(*hosts))
 
 
 def train_on_one(*arguments, devices):
