@@ -733,6 +733,7 @@ def test_interrupted_by_hand_leaves_nothing_unfinished(tmp_path: Path, server: S
     write_lists(tmp_path, [server.url(f"/{number}") for number in range(6)])
     child = start_child(tmp_path, server)
     while len(list(tmp_path.rglob("*.part"))) < 6:
+        assert child.poll() is None
         time.sleep(0.002)
     child.send_signal(signal.SIGINT)
     assert child.wait() == -signal.SIGINT

@@ -86,10 +86,14 @@ def test_settings_that_contradict_each_other(settings, message):
 # --- trainings ----------------------------------------------------------------------------------------------
 
 
-def start(arguments, devices, **environment):
-    command = [sys.executable, "-c", "from launch.cli import main; main()", *map(str, arguments)]
+def python(code, *arguments, devices, **environment):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), **environment}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def start(arguments, devices, **environment):
+    return python("from launch.cli import main; main()", *arguments, devices=devices, **environment)
 
 
 def finish(*processes):
@@ -110,21 +114,11 @@ def test_two_tasks_of_slurm_find_each_other():
     code = (
         "import jax, launch.hosts as h; h.join(h.Hosts(hosts='detect')); print(jax.process_index(), jax.device_count())"
     )
-    job = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "JAX_NUM_CPU_DEVICES": "2"}
+    job = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     job["JAX_COORDINATOR_PORT"] = str(free_port())
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | job | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for task in range(2)
-    ]
-    first, second = finish(*tasks)
-    assert "0 4" in first  # not always at its end: Gloo prints as well
-    assert "1 4" in second
+    tasks = [python(code, devices=2, **job, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)) for task in range(2)]
+    own = [[line for line in output.splitlines() if "[Gloo]" not in line] for output in finish(*tasks)]
+    assert [lines[-1] for lines in own] == ["0 4", "1 4"]
 
 
 @pytest.mark.slow
@@ -143,17 +137,8 @@ time.sleep(33 * index)
 compile_together(total, numbers)
 print(total(numbers))
 """
-    address, environment = f"localhost:{free_port()}", os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, address, str(index)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
+    address = f"localhost:{free_port()}"
+    hosts = [python(code, address, index, devices=2) for index in range(2)]
     assert all("10.0" in output for output in finish(*hosts))
 
 
